@@ -1,0 +1,26 @@
+"""Attention Prompt Tuning for video transformers, as a plugin for Hugging Face PEFT.
+
+Importing this package makes `AttentionPromptConfig` known to PEFT:
+
+    import apt_peft
+    model = get_peft_model(videomae, apt_peft.AttentionPromptConfig(num_prompt_tokens=100))
+"""
+
+from .auto import AutoPeftModelForVideoClassification
+from .errors import AptError, CheckpointError, ConfigError, DataError, MissingExtraError, TargetError
+from .tuner import AttentionPromptConfig, AttentionPromptModel, initialize_prompts_from_data
+from .version import __version__
+
+__all__ = [
+    "AptError",
+    "AttentionPromptConfig",
+    "AttentionPromptModel",
+    "AutoPeftModelForVideoClassification",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "MissingExtraError",
+    "TargetError",
+    "__version__",
+    "initialize_prompts_from_data",
+]

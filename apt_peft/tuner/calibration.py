@@ -1,0 +1,130 @@
+"""Starting prompts from the backbone's own keys and values, instead of from small random numbers.
+
+Prompts drawn as published start 10 to 25 times smaller than a backbone's keys and values: P nearly identical, nearly
+empty places to look at. Starting from places that the backbone knows is an addition of this project.
+"""
+
+import random
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from ..errors import ConfigError
+from .layer import AttentionPromptLayer
+
+
+@torch.no_grad()
+def initialize_prompts_from_data(
+    model: nn.Module, dataloader: Iterable[Any], *, adapter_name: str | None = None, seed: int = 0
+) -> None:
+    """Set an adapter's prompts to keys and values that the frozen backbone computes for one batch.
+
+    Each layer samples P positions (token and head, over the batch) of its own keys, and takes the keys and the values
+    found there; prompts of their own for each head sample that head's tokens. Positions repeat only where there are
+    fewer than P. Scales go back to neutral. Training mode, the base, its buffers and the random states of torch,
+    numpy and Python are left as they were. With several processes, call it before the model is wrapped for them:
+    wrapping broadcasts the first process's prompts.
+
+    Args:
+        model: a model with attention prompts, as `get_peft_model` returns it.
+        dataloader: its first batch is used: a mapping with `pixel_values`, or a tensor.
+        adapter_name: which adapter; the active one by default.
+        seed: decides the positions.
+
+    Raises:
+        ConfigError: there is no such adapter, or no batch.
+
+    Source: this project; the interface follows PEFT's `initialize_lora_eva_weights`.
+    """
+    layers = [module for module in model.modules() if isinstance(module, AttentionPromptLayer)]
+    if adapter_name is None:
+        adapter_name = next((name for layer in layers for name in layer.active_adapters), None)
+    layers = [layer for layer in layers if adapter_name in layer.attention_prompt_key]
+    if not layers:
+        raise ConfigError(
+            f"adapter_name ({adapter_name!r}) must be an adapter with attention prompts, but the model has none of that "
+            "name. Call get_peft_model(model, AttentionPromptConfig(...)) first."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    with _random_states_kept(), _evaluating(model), ExitStack() as stack:
+        batch = next(iter(dataloader), None)
+        if batch is None:
+            raise ConfigError("dataloader must yield a batch, but it is empty. Pass one with at least one clip.")
+        for layer in layers:
+            layer.recorder = partial(_start_from, layer, adapter_name, generator)
+            stack.callback(setattr, layer, "recorder", None)
+        _run(model, batch)
+    config = getattr(model, "peft_config", {}).get(adapter_name)
+    if config is not None:
+        config.data_initialized = True
+
+
+def _start_from(layer: AttentionPromptLayer, adapter_name: str, generator: torch.Generator, key: Tensor, value: Tensor):
+    """Sample the prompts of one layer from its keys and values, (B, H, N, D) each."""
+    prompts = layer.attention_prompt_key[adapter_name], layer.attention_prompt_value[adapter_name]
+    dim, count = key.shape[-1], prompts[0].shape[-2]
+    per_head = prompts[0].dim() == 3
+    # (groups, positions, D): a group is a head where each has its own prompts, else there is one
+    pools = [x.transpose(0, 1).reshape(x.shape[1] if per_head else 1, -1, dim) for x in (key, value)]
+    groups, positions, _ = pools[0].shape
+    drawn = torch.stack([_positions(positions, count, generator) for _ in range(groups)]).to(key.device)
+    for prompt, pool in zip(prompts, pools, strict=True):
+        prompt.copy_(pool.gather(1, drawn[..., None].expand(-1, -1, dim)).reshape(prompt.shape))
+    if adapter_name in layer.attention_prompt_scale:
+        layer.attention_prompt_scale[adapter_name].fill_(
+            0.0 if layer.reparameterization[adapter_name] == "softplus" else 1.0
+        )
+    layer.awaits_data[adapter_name] = False
+
+
+def _positions(available: int, wanted: int, generator: torch.Generator) -> Tensor:
+    if wanted <= available:
+        return torch.randperm(available, generator=generator)[:wanted]
+    return torch.randint(available, (wanted,), generator=generator)
+
+
+def _run(model: nn.Module, batch: Any) -> None:
+    device = next(model.parameters()).device
+    if isinstance(batch, Tensor):
+        model(batch.to(device))
+        return
+    if not isinstance(batch, Mapping):
+        raise ConfigError(
+            f"dataloader must yield mappings with pixel_values, or tensors, but its first batch is a {type(batch).__name__}. "
+            'Yield {"pixel_values": ...}.'
+        )
+    inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    inputs.pop("labels", None)
+    model(**inputs)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and each module's own mode back at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Leave the random states as they were, a loader's shuffling included."""
+    numpy = sys.modules.get("numpy")
+    state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            if numpy:
+                numpy.random.set_state(numpy_state)

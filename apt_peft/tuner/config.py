@@ -1,0 +1,183 @@
+"""The settings of Attention Prompt Tuning, each checked when the config is made."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from peft import PeftConfig
+from peft.utils import PeftType
+
+from ..errors import ConfigError
+from .families import DEFAULT_PATTERNS
+
+FORMAT_VERSION = 1
+MAX_PROMPT_TOKENS = 65_536
+REPARAMETERIZATIONS = ("max", "softplus", "none")
+
+
+@dataclass
+class AttentionPromptConfig(PeftConfig):
+    """Configuration of Attention Prompt Tuning.
+
+    Args:
+        num_prompt_tokens: P, learned keys and values per attention layer, 1 to 65,536. Videos need hundreds.
+        prompt_dropout: probability in [0, 1) with which elements of the raw prompts are dropped while training.
+        reparameterization: factor on the prompts. "max": max(scale, 1), as published; "softplus": a smooth one, 1 at
+            the start; "none": no scale is learned.
+        share_prompts_across_heads: True: one (P, D) tensor for all heads of a layer, as published; False: (H, P, D).
+        init_weights: True: uniform, as published; "data": from the backbone's own keys and values, by
+            `initialize_prompts_from_data`; False: random at the scale of real keys, with scales around 1.
+        target_modules: names (suffixes) or one regular expression for the attention modules. None: every
+            self-attention of the encoder of a known architecture. `[]`: none at all, only the head is trained.
+        exclude_modules: names or one regular expression for modules to leave out.
+        layers_to_transform: indices of the layers that get prompts, with the default target or with names.
+        layers_pattern: name of the list of layers, where `layers_to_transform` cannot find it.
+        modules_to_save: modules trained and saved in full beside the prompts. None: the model's head (VideoMAE:
+            `fc_norm` and `classifier`), nothing where there is none or the architecture is unknown; `[]`: nothing.
+        id2label: names of the labels that the head was trained for; filled from the model.
+        data_initialized: set by `initialize_prompts_from_data`; not to be set by hand.
+        format_version: version of the saved format; not to be set by hand.
+
+    Raises:
+        ConfigError: a value breaks its rule; all broken rules are listed.
+
+    Source: Bandara & Patel, Attention Prompt Tuning (FG 2024). Softplus, per-head prompts and "data" are additions.
+    """
+
+    num_prompt_tokens: int = field(default=100, metadata={"help": "Prompt tokens per attention layer."})
+    prompt_dropout: float = field(default=0.1, metadata={"help": "Dropout on the raw prompts while training."})
+    reparameterization: Literal["max", "softplus", "none"] = field(
+        default="max", metadata={"help": "Factor on the prompts: max(scale, 1), a smooth softplus, or none."}
+    )
+    share_prompts_across_heads: bool = field(default=True, metadata={"help": "One set of prompts for all heads."})
+    init_weights: bool | Literal["data"] = field(
+        default=True, metadata={"help": "True: as published. 'data': from the backbone's keys. False: random."}
+    )
+    target_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Attention modules: names or a regular expression. [] for the head alone."}
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Modules to leave out: names or a regular expression."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Indices of the layers that get prompts; all by default."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None, metadata={"help": "Name of the list of layers, where it is not found by itself."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules trained in full; the model's head by default, [] for none."}
+    )
+    id2label: dict[int, str] | None = field(
+        default=None, metadata={"help": "Names of the labels of the head, filled from the model."}
+    )
+    data_initialized: bool = field(
+        default=False, metadata={"help": "Whether init_weights='data' has been carried out."}
+    )
+    format_version: int = field(default=FORMAT_VERSION, metadata={"help": "Version of the saved format."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType.ATTENTION_PROMPT  # type: ignore[attr-defined]
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, name), set | tuple):
+                setattr(self, name, sorted(getattr(self, name)))
+        if isinstance(self.layers_to_transform, tuple | set | range):
+            self.layers_to_transform = sorted(self.layers_to_transform)
+        if isinstance(self.id2label, dict):  # the keys of a JSON file are strings
+            self.id2label = {int(k) if str(k).isdecimal() else k: v for k, v in self.id2label.items()}
+        problems = list(self._problems())
+        if problems:
+            raise ConfigError(" ".join(problems))
+
+    def _problems(self) -> Iterable[str]:
+        """Every rule that a value breaks, as a sentence."""
+        if not _is_int(self.num_prompt_tokens) or not 1 <= self.num_prompt_tokens <= MAX_PROMPT_TOKENS:
+            yield (
+                f"num_prompt_tokens ({self.num_prompt_tokens!r}) must be a whole number from 1 to 65,536. "
+                "For a head without prompts, pass target_modules=[]."
+            )
+        if not _is_number(self.prompt_dropout) or not 0 <= self.prompt_dropout < 1:
+            yield f"prompt_dropout ({self.prompt_dropout!r}) must be a number of at least 0 and below 1."
+        if self.reparameterization not in REPARAMETERIZATIONS:
+            yield f'reparameterization ({self.reparameterization!r}) must be "max", "softplus" or "none".'
+        if not isinstance(self.share_prompts_across_heads, bool):
+            yield f"share_prompts_across_heads ({self.share_prompts_across_heads!r}) must be True or False."
+        if not (isinstance(self.init_weights, bool) or self.init_weights == "data"):
+            yield f'init_weights ({self.init_weights!r}) must be True, False or "data".'
+        yield from self._target_problems()
+        if self.modules_to_save is not None and not _is_list_of_names(self.modules_to_save):
+            yield f"modules_to_save ({self.modules_to_save!r}) must be a list of module names, or None for the model's head."
+        labels = self.id2label
+        if labels is not None and not (
+            isinstance(labels, dict)
+            and sorted(map(str, labels)) == sorted(map(str, range(len(labels))))
+            and labels
+            and all(isinstance(name, str) for name in labels.values())
+        ):
+            yield f"id2label ({labels!r}) must name the labels 0, 1, 2, ... without gaps."
+        if not isinstance(self.data_initialized, bool):
+            yield f"data_initialized ({self.data_initialized!r}) must be True or False."
+        if not _is_int(self.format_version) or self.format_version < 1:
+            yield f"format_version ({self.format_version!r}) must be a whole number from 1 on."
+        elif self.format_version > FORMAT_VERSION:
+            yield (
+                f"format_version ({self.format_version}) must be at most {FORMAT_VERSION} for this version of apt_peft, "
+                "but the adapter was saved by a newer one. Run: pip install -U apt-peft"
+            )
+
+    def _target_problems(self) -> Iterable[str]:
+        if self.target_modules == "all-linear":
+            yield (
+                'target_modules ("all-linear") must name attention modules, but prompts are keys and values of an '
+                "attention, and a Linear has none. Leave target_modules out for all layers of a known model."
+            )
+        for name in ("target_modules", "exclude_modules", "layers_pattern"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str) and not _is_list_of_names(value):
+                yield f"{name} ({value!r}) must be a list of names or a string."
+            elif isinstance(value, str) and name != "layers_pattern" and not _is_regular_expression(value):
+                yield f"{name} ({value!r}) must be a valid regular expression when it is a string. Pass a list to give names."
+        layers = self.layers_to_transform
+        indices = layers if isinstance(layers, list) else [layers]
+        if layers is None:
+            if self.layers_pattern:
+                yield "layers_pattern must come with layers_to_transform, but that is None."
+            return
+        if not indices or not all(_is_int(index) and index >= 0 for index in indices):
+            yield (
+                f"layers_to_transform ({layers!r}) must be a layer's index, or a list of at least one, counted from 0. "
+                "For a head without prompts, pass target_modules=[]."
+            )
+        if isinstance(self.target_modules, str) and self.target_modules not in DEFAULT_PATTERNS:
+            yield (
+                f"layers_to_transform ({layers!r}) must be None when target_modules is a regular expression. "
+                "Write the layers into the expression, or pass target_modules as a list."
+            )
+
+    @property
+    def layer_indices(self) -> list[int] | None:
+        """`layers_to_transform` as a list, or None for all layers."""
+        return [self.layers_to_transform] if isinstance(self.layers_to_transform, int) else self.layers_to_transform
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+
+
+def _is_regular_expression(value: str) -> bool:
+    try:
+        re.compile(value)
+    except re.error:
+        return False
+    return True

@@ -1,0 +1,140 @@
+"""The seam: one attention function for all architectures, and the view of a config that leads a module to it.
+
+Attention modules of transformers look their implementation up by `self.config._attn_implementation`. A wrapped module
+gets, alone, a view of its config that names our function there; everything else that reads the shared config (masks,
+other modules) sees what it always saw. Our function extends keys, values and mask and hands over to the implementation
+that the real config names at that moment. So no forward is copied, and switching it after wrapping works.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch.nn as nn
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ..errors import TargetError
+from .families import forward_function
+from .functional import append_prompts, pad_mask
+
+if TYPE_CHECKING:
+    from .layer import AttentionPromptLayer
+
+IMPLEMENTATION = "attention_prompt"
+
+
+class PromptedConfig:
+    """A module's view of its config, in which only the attention implementation differs.
+
+    Args:
+        config: the real config; what is changed there later is seen here.
+        prompt_layer: the tuner layer around the module.
+    """
+
+    _attn_implementation = IMPLEMENTATION
+
+    def __init__(self, config: Any, prompt_layer: "AttentionPromptLayer") -> None:
+        self.real_config = config
+        self.prompt_layer = prompt_layer
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("real_config", "prompt_layer"):  # asked for while unpickling or copying
+            raise AttributeError(name)
+        return getattr(self.real_config, name)
+
+
+class _UnpromptedModule:
+    """The wrapped module as its own implementation expects it: with the real config, which flash attention reads."""
+
+    def __init__(self, module: nn.Module, config: Any) -> None:
+        self._module = module
+        self.config = config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def attention_prompt_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention over tokens and prompts, in the signature of transformers' attention interface.
+
+    Args:
+        module: a wrapped attention module.
+        query: (B, query heads, N, D).
+        key: (B, H, N, D).
+        value: (B, H, N, D).
+        attention_mask: None, or (B or 1, heads or 1, N, N) added or boolean, or (B, N) for flash attention.
+        position_bias: added to the scores, (B or 1, heads or 1, N, N).
+
+    Returns:
+        (B, N, query heads, D) and, for eager attention, the weights (B, query heads, N, N + P).
+
+    Raises:
+        TargetError: the call is causal or packed.
+    """
+    view: PromptedConfig = module.config
+    layer = view.prompt_layer
+    implementation = _implementation(module, view.real_config)
+    plain_module = _UnpromptedModule(module, view.real_config)
+    if position_bias is not None:
+        kwargs["position_bias"] = position_bias
+    if layer.recorder is not None:
+        layer.recorder(key, value)
+        return implementation(plain_module, query, key, value, attention_mask, **kwargs)
+
+    prompts = layer.active_prompts()
+    if prompts is None:
+        return implementation(plain_module, query, key, value, attention_mask, **kwargs)
+
+    _refuse_unsupported(module, view.real_config._attn_implementation, attention_mask, kwargs)
+    prompt_keys, prompt_values = prompts
+    num_prompt_tokens = prompt_keys.shape[-2]
+    if attention_mask is not None:
+        attention_mask = pad_mask(attention_mask, num_prompt_tokens)
+    if position_bias is not None:
+        kwargs["position_bias"] = pad_mask(position_bias, num_prompt_tokens)
+    key, value = append_prompts(key, prompt_keys), append_prompts(value, prompt_values)
+    return implementation(plain_module, query, key, value, attention_mask, **kwargs)
+
+
+def _implementation(module: nn.Module, config: Any):
+    """The function that the module would have called without us; eager variants differ by modelling file."""
+    namespace = forward_function(module).__globals__
+    eager = namespace.get("eager_attention_forward") or sys.modules[type(module).__module__].eager_attention_forward
+    interface = namespace.get("ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)
+    return interface.get_interface(config._attn_implementation, eager)
+
+
+def _refuse_unsupported(module: nn.Module, implementation: str, attention_mask: Any, kwargs: dict[str, Any]) -> None:
+    """Say no to calls in which appended keys would silently be dropped or cross from one sample into the next."""
+    causal = kwargs.get("is_causal")
+    if causal is None:
+        # sdpa takes a module that does not say for a causal one; eager attention knows masks only
+        causal = getattr(module, "is_causal", implementation != "eager")
+    if causal:
+        raise TargetError(
+            f"{type(module).__name__} (is_causal=True) must attend in both directions, but causal attention hides the "
+            "prompts, which come after the tokens. Target only bidirectional attention, such as that of a video or image encoder."
+        )
+    packed = sorted(name for name in kwargs if name.startswith("cu_seq") and kwargs[name] is not None)
+    if packed:
+        raise TargetError(
+            f"{type(module).__name__} ({', '.join(packed)}) must get one sequence per sample, but packed sequences have "
+            "no end of their own to append prompts to. Pass a padded batch with an attention_mask."
+        )
+    if attention_mask is not None and not isinstance(attention_mask, Tensor):
+        raise TargetError(
+            f"attention_mask ({type(attention_mask).__name__}) must be a tensor or None, but a block mask has a fixed "
+            'number of keys. Load the model with attn_implementation="sdpa" or "eager".'
+        )
+
+
+AttentionInterface.register(IMPLEMENTATION, attention_prompt_forward)

@@ -1,0 +1,161 @@
+"""The prompts of one attention module, one set per adapter."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn as nn
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
+
+from ..errors import ConfigError
+from .config import AttentionPromptConfig
+from .families import head_dimensions, patch_elements
+from .functional import effective_prompts, published_bound
+from .interface import PromptedConfig
+
+
+class AttentionPromptLayer(nn.Module, BaseTunerLayer):
+    """Wraps an attention module, whose own forward calls back for the prompts through the attention interface.
+
+    Args:
+        base_layer: the attention module; its config is replaced by a view until `detach`.
+        adapter_name: name of the first adapter.
+        config: that adapter's settings.
+    """
+
+    adapter_layer_names = ("attention_prompt_key", "attention_prompt_value", "attention_prompt_scale")
+    other_param_names = ("prompt_dropout", "reparameterization", "awaits_data")
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AttentionPromptConfig) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.attention_prompt_key = nn.ParameterDict()  # (P, D) or (H, P, D) each
+        self.attention_prompt_value = nn.ParameterDict()  # likewise
+        # (2, P) or (2, H, P), row 0 for keys: kept at two dimensions and more, since weight decay acts on it
+        self.attention_prompt_scale = nn.ParameterDict()
+        self.prompt_dropout: dict[str, float] = {}
+        self.reparameterization: dict[str, str] = {}
+        self.awaits_data: dict[str, bool] = {}
+        self.recorder: Callable[[Tensor, Tensor], None] | None = None
+        self._disable_adapters = False
+        self.merged_adapters = []
+        self._active_adapter = adapter_name
+        base_layer.config = PromptedConfig(base_layer.config, self)
+        self.update_layer(adapter_name, config)
+
+    @property
+    def real_config(self) -> Any:
+        """The config that the wrapped module had, and gets back."""
+        return self.base_layer.config.real_config
+
+    def update_layer(self, adapter_name: str, config: AttentionPromptConfig) -> None:
+        """Add an adapter's prompts, on the device and in the dtype of the wrapped module."""
+        heads, dim = head_dimensions(self.base_layer)
+        shape = (config.num_prompt_tokens, dim)
+        if not config.share_prompts_across_heads:
+            shape = (heads, *shape)
+        device, dtype = self._get_base_layer_device_and_dtype(self.base_layer)
+        new = {"device": device, "dtype": dtype}
+        self.attention_prompt_key[adapter_name] = nn.Parameter(torch.empty(shape, **new))
+        self.attention_prompt_value[adapter_name] = nn.Parameter(torch.empty(shape, **new))
+        if config.reparameterization != "none":
+            self.attention_prompt_scale[adapter_name] = nn.Parameter(torch.empty((2, *shape[:-1]), **new))
+        self.prompt_dropout[adapter_name] = config.prompt_dropout
+        self.reparameterization[adapter_name] = config.reparameterization
+        self.awaits_data[adapter_name] = config.init_weights == "data" and not config.data_initialized
+        self.reset_parameters(adapter_name, config)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @torch.no_grad()
+    def reset_parameters(self, adapter_name: str, config: AttentionPromptConfig) -> None:
+        """Draw an adapter's prompts anew, as its settings say.
+
+        Source: reference model for `init_weights=True`: uniform in +-sqrt(6 / (3 * patch area + D)), scales of one.
+        """
+        key, value = self.attention_prompt_key[adapter_name], self.attention_prompt_value[adapter_name]
+        if key.is_meta:
+            return
+        scale = self.attention_prompt_scale[adapter_name] if adapter_name in self.attention_prompt_scale else None
+        if config.init_weights is False:
+            for prompts in (key, value):
+                nn.init.normal_(prompts)
+        else:
+            bound = published_bound(patch_elements(self.real_config), key.shape[-1])
+            for prompts in (key, value):
+                nn.init.uniform_(prompts, -bound, bound)
+        if scale is not None:
+            neutral = 0.0 if config.reparameterization == "softplus" else 1.0
+            if config.init_weights is False:
+                nn.init.uniform_(scale, neutral - 0.5, neutral + 0.5)
+            else:
+                nn.init.constant_(scale, neutral)
+
+    def active_prompts(self) -> tuple[Tensor, Tensor] | None:
+        """Keys and values that the active adapters add, in their order.
+
+        Returns:
+            (P, D) or (H, P, D) each, P summed over the adapters; None where there is nothing to add.
+
+        Raises:
+            ConfigError: an adapter waits for `initialize_prompts_from_data`.
+        """
+        if self.disable_adapters:
+            return None
+        names = [name for name in self.active_adapters if name in self.attention_prompt_key]
+        if not names:
+            return None
+        prompts = [self._effective(name) for name in names]
+        if len(prompts) == 1:
+            return prompts[0]
+        if len({pair[0].dim() for pair in prompts}) > 1:  # some shared, some per head
+            heads, dim = head_dimensions(self.base_layer)
+            prompts = [tuple(p.expand(heads, p.shape[-2], dim) for p in pair) for pair in prompts]
+        keys, values = zip(*prompts, strict=True)
+        return torch.cat(keys, dim=-2), torch.cat(values, dim=-2)
+
+    def _effective(self, name: str) -> tuple[Tensor, Tensor]:
+        if self.awaits_data[name]:
+            raise ConfigError(
+                f'init_weights ("data") of adapter {name!r} must be carried out before the first forward. '
+                "Call apt_peft.initialize_prompts_from_data(model, dataloader)."
+            )
+        kind, dropout = self.reparameterization[name], self.prompt_dropout[name]
+        scales = self.attention_prompt_scale[name] if name in self.attention_prompt_scale else (None, None)
+        return (
+            effective_prompts(self.attention_prompt_key[name], scales[0], kind, dropout, self.training),
+            effective_prompts(self.attention_prompt_value[name], scales[1], kind, dropout, self.training),
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The wrapped module's own forward."""
+        # A replica of nn.DataParallel shares the original's view, whose prompts are on another device
+        if self.base_layer.config.prompt_layer is not self:
+            self.base_layer.config = PromptedConfig(self.real_config, self)
+        return self.base_layer(*args, **kwargs)
+
+    def detach(self) -> nn.Module:
+        """Give the wrapped module its own config back.
+
+        Returns:
+            The module, as it was before it was wrapped.
+        """
+        self.base_layer.config = self.real_config
+        return self.base_layer
+
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
+        """An attention has no weight of its own; its first floating-point parameter tells (quantized ones don't)."""
+        parameters = list(base_layer.parameters())
+        floating = next((p for p in parameters if p.is_floating_point()), None)
+        if floating is not None:
+            return floating.device, floating.dtype
+        return (parameters[0].device if parameters else None), None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        for name in self.awaits_data:  # loaded prompts need no calibration any more
+            if f"{prefix}attention_prompt_key.{name}" in state_dict:
+                self.awaits_data[name] = False
+
+    def __repr__(self) -> str:
+        return "attention_prompt." + super().__repr__()

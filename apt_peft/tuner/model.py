@@ -1,0 +1,239 @@
+"""The tuner: which modules get prompts, and what PEFT asks of a method."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.nn as nn
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft.utils.other import AuxiliaryTrainingWrapper
+
+from ..errors import TargetError
+from .config import AttentionPromptConfig
+from .families import DEFAULT_PATTERNS, FAMILIES, candidates, heads_of, model_type, uses_attention_interface
+from .heads import fit_label_head, label_head_name, label_names, show_labels
+from .layer import AttentionPromptLayer
+
+
+class AttentionPromptModel(BaseTuner):
+    """A frozen model whose self-attention layers see learned prompt keys and values.
+
+    Made by `peft.get_peft_model(model, AttentionPromptConfig(...))`.
+
+    Args:
+        model: the base model; its attention modules are wrapped in place.
+        peft_config: the first adapter's settings.
+        adapter_name: the first adapter's name.
+
+    Raises:
+        TargetError: prompts cannot go where the settings say; the model stays as it was.
+
+    Source: Bandara & Patel, Attention Prompt Tuning (FG 2024).
+    """
+
+    prefix = "attention_prompt_"
+    tuner_layer_cls = AttentionPromptLayer
+    target_module_mapping: dict[str, list[str]] = {}  # `families.py` stands in for it: it knows regular expressions
+
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        self._base_labels = label_names(model)
+        super().__init__(model, *args, **kwargs)
+
+    # ------------------------------------------------------------------------------------------------ injection
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Fill in the settings that depend on the model, check them all, then let PEFT wrap the modules."""
+        config = self.peft_config[adapter_name]
+        self._complete_config(config, model)
+        self._check_targets(config, model)
+        without_prompts = config.target_modules == []
+        if without_prompts:  # PEFT's word for an adapter that matches nothing on purpose
+            config.target_modules = DUMMY_TARGET_MODULES
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        finally:
+            if without_prompts:
+                config.target_modules = []
+        if config.id2label is not None:
+            fit_label_head(model, adapter_name, config.modules_to_save or [], len(config.id2label))
+        self._show_active_labels()
+
+    def _complete_config(self, config: AttentionPromptConfig, model: nn.Module) -> None:
+        if config.target_modules is None:
+            family = FAMILIES.get(model_type(model) or "")
+            if family is None:
+                raise TargetError(_unknown_model(model))
+            config.target_modules = family.attention
+        if config.modules_to_save is None:
+            config.modules_to_save = heads_of(model)
+        if config.id2label is None and label_head_name(model, config.modules_to_save):
+            config.id2label = self._base_labels
+
+    def _check_targets(self, config: AttentionPromptConfig, model: nn.Module) -> None:
+        """Refuse, before anything is wrapped, what cannot work."""
+        missing = [n for n in config.modules_to_save or [] if not any(k.endswith(n) for k, _ in model.named_modules())]
+        if missing:
+            raise TargetError(
+                f"modules_to_save {missing} must name modules of the model, but {type(model).__name__} has none of that "
+                f"name. Its top modules are {[name for name, _ in model.named_children()]}."
+            )
+        inside = tuple(key + "." for key, module in model.named_modules() if isinstance(module, BaseTunerLayer))
+        matched = {
+            key: module
+            for key, module in model.named_modules()
+            if key and not (inside and key.startswith(inside)) and self._check_target_module_exists(config, key)
+        }
+        wrong = [key for key, module in matched.items() if not _can_take_prompts(module)]
+        if wrong:
+            kinds = sorted({type(matched[key]).__name__ for key in wrong})
+            raise TargetError(
+                f"target_modules matches {_shorten(wrong)} ({', '.join(kinds)}), but prompts can only go to an attention "
+                "that looks its implementation up in transformers' attention interface. "
+                f"In {type(model).__name__} these can: {candidates(model) or 'none'}."
+            )
+        self._check_layer_range(config, model)
+
+    def _check_layer_range(self, config: AttentionPromptConfig, model: nn.Module) -> None:
+        wanted = config.layer_indices
+        if wanted is None or not isinstance(config.target_modules, str):
+            return
+        matches = (re.fullmatch(config.target_modules, key) for key, _ in model.named_modules())
+        there = sorted({int(match["layer"]) for match in matches if match})
+        outside = [index for index in wanted if index not in there]
+        if there and outside:
+            raise TargetError(
+                f"layers_to_transform {outside} is out of range: the model has {len(there)} layers ({there[0]}-{there[-1]})."
+            )
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: AttentionPromptConfig, key: str) -> Any:
+        """As PEFT does it, except that `layers_to_transform` works with the default target, a regular expression."""
+        found = check_target_module_exists(peft_config, key)
+        layers = peft_config.layer_indices
+        if layers is None or not found or peft_config.target_modules not in DEFAULT_PATTERNS:
+            return found
+        match = re.fullmatch(peft_config.target_modules, key)
+        return found if match is None else int(match["layer"]) in layers
+
+    def _prepare_adapter_config(
+        self, peft_config: AttentionPromptConfig, model_config: dict[str, Any]
+    ) -> AttentionPromptConfig:
+        return peft_config  # completed already: the heads are found on the model, not in its config
+
+    def _create_and_replace(
+        self,
+        peft_config: AttentionPromptConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, AttentionPromptLayer):
+            target.update_layer(adapter_name, peft_config)
+            return
+        layer = AttentionPromptLayer(target, adapter_name, peft_config)
+        layer.train(target.training)
+        if adapter_name not in self.active_adapters:  # a further adapter is not trained until it is activated
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Put a module in another's place; on the way out, the attention gets its config back."""
+        if isinstance(child, AttentionPromptLayer):
+            child.detach()
+        setattr(parent, child_name, new_module)
+
+    # --------------------------------------------------------------------------------- adapters and their labels
+
+    def set_adapter(self, adapter_name: str | list[str], *args: Any, **kwargs: Any) -> None:
+        """Activate adapters, and show the labels of the one that brings a head."""
+        super().set_adapter(adapter_name, *args, **kwargs)
+        self._show_active_labels()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter; another one, if there is any, becomes the active one."""
+        super().delete_adapter(adapter_name)
+        self._show_active_labels()
+
+    def unload(self) -> nn.Module:
+        """Take all adapters off.
+
+        Returns:
+            The base model with its own modules, configs and labels.
+        """
+        model = super().unload()
+        show_labels(model, self._base_labels)
+        return model
+
+    def _enable_adapter_layers(self, enabled: bool = True) -> None:
+        super()._enable_adapter_layers(enabled)
+        if enabled:
+            self._show_active_labels()
+        else:
+            show_labels(self.model, self._base_labels)
+
+    def enable_adapter_layers(self) -> None:
+        """Let the active adapters act again, and show their labels."""
+        self._enable_adapter_layers(enabled=True)
+
+    def _show_active_labels(self) -> None:
+        names = (self.peft_config[a].id2label for a in self.active_adapters if a in self.peft_config)
+        show_labels(self.model, next((n for n in names if n is not None), self._base_labels))
+
+    # -------------------------------------------------------------------------------------- what PEFT may ask for
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Switch gradient checkpointing on.
+
+        With `use_reentrant=True`, a block none of whose inputs needs a gradient would get none for its prompts either,
+        and everything below the first prompts is frozen: so the embeddings' output is made to need one.
+        """
+        self.model.gradient_checkpointing_enable(*args, **kwargs)
+        self.model.enable_input_require_grads()
+
+    def _check_merge_allowed(self) -> None:
+        raise TargetError(
+            "Attention prompts cannot be merged into the base model: they are keys and values beside those of the tokens, "
+            "and no weight of the model can stand for them. Call unload() for the base model, or keep the adapter."
+        )
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:
+            raise TargetError(
+                f"adapter_names ({kwargs['adapter_names']}) must be left out: a batch with an adapter for each sample is "
+                "not supported. Call set_adapter(name) and run each adapter's samples by themselves."
+            )
+        yield
+
+
+def _can_take_prompts(module: nn.Module) -> bool:
+    if isinstance(module, AttentionPromptLayer):
+        return True
+    # a head that another adapter saves is no target either
+    return not isinstance(module, AuxiliaryTrainingWrapper) and uses_attention_interface(module)
+
+
+def _shorten(names: list[str], most: int = 3) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _unknown_model(model: nn.Module) -> str:
+    found = candidates(model)
+    if found:
+        remedy = (
+            f"These modules can take prompts: {found}. Name them, for example target_modules=[{_suffix(found[0])!r}]."
+        )
+    else:
+        remedy = "No module in it goes through transformers' attention interface, so prompts cannot be added to it."
+    return f"target_modules must be given for a model of type {model_type(model)!r}, which apt_peft does not know. {remedy}"
+
+
+def _suffix(folded: str) -> str:
+    """What follows the last number: `vit.layers.*.attention (12)` -> `attention`."""
+    return folded.partition(" (")[0].rpartition("*.")[-1]
