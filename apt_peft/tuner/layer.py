@@ -76,7 +76,7 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
         key, value = self.attention_prompt_key[adapter_name], self.attention_prompt_value[adapter_name]
         if key.is_meta:
             return
-        scale = self.attention_prompt_scale[adapter_name] if adapter_name in self.attention_prompt_scale else None
+        scale = self.attention_prompt_scale.get(adapter_name)
         if config.init_weights is False:
             for prompts in (key, value):
                 nn.init.normal_(prompts)
@@ -121,7 +121,7 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
                 "Call apt_peft.initialize_prompts_from_data(model, dataloader)."
             )
         kind, dropout = self.reparameterization[name], self.prompt_dropout[name]
-        scales = self.attention_prompt_scale[name] if name in self.attention_prompt_scale else (None, None)
+        scales = self.attention_prompt_scale.get(name, (None, None))
         return (
             effective_prompts(self.attention_prompt_key[name], scales[0], kind, dropout, self.training),
             effective_prompts(self.attention_prompt_value[name], scales[1], kind, dropout, self.training),

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn as nn
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
@@ -35,7 +35,7 @@ class AttentionPromptModel(BaseTuner):
 
     prefix = "attention_prompt_"
     tuner_layer_cls = AttentionPromptLayer
-    target_module_mapping: dict[str, list[str]] = {}  # `families.py` stands in for it: it knows regular expressions
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}  # `families.py` stands in for it: it knows regular expressions
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         self._base_labels = label_names(model)
