@@ -1,0 +1,30 @@
+"""Video files -> clips for a model: sampling, decoding, transforms, data sets and a check of the files."""
+
+from .clip import Clip, DataSplits
+from .data import read_data, stratified_split
+from .dataset import VideoDataset
+from .decode import VideoReader, probe, read_frames
+from .readable import keep_readable
+from .sampling import clip_generator, sample_frames, sample_segments
+from .source import UnreadableVideoError, VideoInfo
+from .transforms import IMAGENET_MEAN, IMAGENET_STD, ClipTransform
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Clip",
+    "ClipTransform",
+    "DataSplits",
+    "UnreadableVideoError",
+    "VideoDataset",
+    "VideoInfo",
+    "VideoReader",
+    "clip_generator",
+    "keep_readable",
+    "probe",
+    "read_data",
+    "read_frames",
+    "sample_frames",
+    "sample_segments",
+    "stratified_split",
+]

@@ -1,0 +1,85 @@
+"""A clip and the splits of a data set."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import DataError
+from .source import Source, source_name
+
+SPLITS = ("train", "val", "test")
+# Folder and split names that mean a split.
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+# fmt: off
+VIDEO_SUFFIXES = frozenset([
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".vob", ".webm", ".wmv",
+])
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video and its class.
+
+    Args:
+        source: path, bytes or held video.
+        label: number of the class; None where it is not known.
+    """
+
+    source: Source
+    label: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        return source_name(self.source)
+
+    def fingerprint(self) -> str:
+        """What changes when the file changes: path, size and time of a file, the content of anything else."""
+        if isinstance(self.source, (str, os.PathLike)):
+            path = Path(self.source).resolve()
+            state = path.stat()
+            return f"{path}|{state.st_size}|{state.st_mtime_ns}"
+        content = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+        return hashlib.sha256(content).hexdigest()
+
+
+@dataclass
+class DataSplits:
+    """Clips by split.
+
+    Args:
+        train: clips to train on.
+        val: clips to choose the best model on.
+        test: clips to score once, at the end.
+        labels: names of the classes, by label.
+        ignored: files in the data folder that are no videos by their names.
+    """
+
+    train: list[Clip] = field(default_factory=list)
+    val: list[Clip] = field(default_factory=list)
+    test: list[Clip] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Label -> name."""
+        return dict(enumerate(self.labels))
+
+    def items(self) -> list[tuple[str, list[Clip]]]:
+        """The splits that have clips, by name."""
+        return [(split, clips) for split in SPLITS if (clips := getattr(self, split))]
+
+
+def unknown_labels(unknown: Iterable[str], names: Sequence[str]) -> DataError:
+    """The error for classes that are not among the given names."""
+    shown = list(names[:20]) + (["..."] if len(names) > 20 else [])
+    return DataError(f"classes ({sorted(set(unknown))}) must be among the labels, but these are {shown}.")

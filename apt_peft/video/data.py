@@ -1,0 +1,140 @@
+"""Folders, lists and data sets -> clips with labels, split into train, val and test."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import ConfigError, DataError
+from .clip import SPLITS, Clip, DataSplits
+from .folders import read_folders
+from .lists import read_lists
+from .sampling import clip_generator
+from .tables import HUB_PREFIX, is_table, read_table
+
+if TYPE_CHECKING:
+    import datasets
+
+LABELS_FILE = "labels.txt"
+
+
+def read_data(
+    data: "str | os.PathLike | datasets.Dataset | datasets.DatasetDict",
+    *,
+    train_list: str | os.PathLike | None = None,
+    val_list: str | os.PathLike | None = None,
+    test_list: str | os.PathLike | None = None,
+    labels: str | os.PathLike | Sequence[str] | None = None,
+    video_column: str | None = None,
+    label_column: str | None = None,
+) -> DataSplits:
+    """Find the clips of a data set; no video is opened.
+
+    Args:
+        data: a folder with a folder for each class; a folder with train, val and test folders of these; a folder that list
+            files refer to (given, or named `train.csv`, `val.csv` and `test.csv` in it); a folder that `datasets` reads
+            (saved by it, of parquet files, or a videofolder with metadata); `hf://datasets/OWNER/NAME`; or a data set of
+            `datasets` itself.
+        train_list: file of lines `path label`, paths relative to `data`; a path with spaces stands in quotes, or a tab
+            stands before the label.
+        val_list: likewise.
+        test_list: likewise.
+        labels: names of the classes in the order of their numbers, or a file of them, one a line; None takes `labels.txt`
+            in `data`, or the sorted names that occur.
+        video_column: of a `datasets` data set; None finds it.
+        label_column: of a `datasets` data set; None finds it.
+
+    Returns:
+        The clips of each split and the names of the classes.
+
+    Raises:
+        DataError: nothing can be made of it; all wrong lines, files or names are listed.
+        MissingExtraError: `datasets` is needed and not installed.
+    """
+    given = {"train": train_list, "val": val_list, "test": test_list}
+    list_files = {split: Path(file) for split, file in given.items() if file is not None}
+    if not isinstance(data, (str, os.PathLike)) or str(data).startswith(HUB_PREFIX):
+        if list_files:
+            raise DataError(
+                f"{', '.join(f'{split}_list' for split in list_files)} must not be given with a `datasets` data set, which "
+                "has its own splits. Give the folder of the videos instead."
+            )
+        return read_table(data, _label_names(labels), video_column, label_column)
+    root = Path(data)
+    if not root.is_dir():
+        found = "it is a file" if root.exists() else "there is no such folder"
+        raise DataError(
+            f"data ({root}) must be a folder of videos, but {found}. For a data set on the Hugging Face Hub write "
+            "hf://datasets/OWNER/NAME."
+        )
+    if labels is None and (root / LABELS_FILE).is_file():
+        labels = root / LABELS_FILE
+    names = _label_names(labels)
+    list_files = list_files or {split: root / f"{split}.csv" for split in SPLITS if (root / f"{split}.csv").is_file()}
+    if list_files:
+        return read_lists(root, list_files, names)
+    if is_table(root):
+        return read_table(root, names, video_column, label_column)
+    return read_folders(root, names)
+
+
+def _label_names(labels: str | os.PathLike | Sequence[str] | None) -> list[str] | None:
+    """The names of the classes, checked."""
+    if labels is None:
+        return None
+    if isinstance(labels, (str, os.PathLike)):
+        path = Path(labels)
+        if not path.is_file():
+            raise DataError(
+                f"labels ({path}) must be a file with the name of one class a line, but there is no such file."
+            )
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        where = str(path)
+    else:
+        names, where = [str(name) for name in labels], "as given"
+    doubled = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if doubled:
+        raise DataError(f"labels ({where}) must name each class once, but these stand there more than once: {doubled}.")
+    if not names:
+        raise DataError(f"labels ({where}) must name the classes, but there is no name.")
+    return names
+
+
+def stratified_split(clips: Sequence[Clip], fraction: float, seed: int = 0) -> tuple[list[Clip], list[Clip]]:
+    """Hold out a part of every class.
+
+    Every class with two clips or more gives at least one and keeps at least one; a class with a single clip keeps it.
+
+    Args:
+        clips: labelled clips.
+        fraction: part to hold out, above 0 and below 1.
+        seed: of the choice; the same seed, clips and order give the same split.
+
+    Returns:
+        Clips to keep and clips held out, both in the given order.
+
+    Raises:
+        ConfigError: `fraction` is out of its range.
+        DataError: no class has two clips.
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(f"fraction ({fraction}) must be above 0 and below 1.")
+    by_label: dict[int | None, list[int]] = {}
+    for place, clip in enumerate(clips):
+        by_label.setdefault(clip.label, []).append(place)
+    held: set[int] = set()
+    for label, places in by_label.items():
+        count = min(max(round(len(places) * fraction), 1), len(places) - 1)
+        order = torch.randperm(len(places), generator=clip_generator(seed, 0, -1 if label is None else label))
+        held.update(places[place] for place in order[:count].tolist())
+    if not held:
+        raise DataError(
+            f"clips ({len(clips)}) must have a class with two clips or more to hold a part out, but no class has. "
+            "Give validation clips instead."
+        )
+    return (
+        [clip for place, clip in enumerate(clips) if place not in held],
+        [clip for place, clip in enumerate(clips) if place in held],
+    )

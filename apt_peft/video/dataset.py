@@ -1,0 +1,188 @@
+"""Clips as a torch data set: what is drawn for a clip depends on (seed, epoch, index, view), never on a worker."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.utils.data import Dataset
+
+from ..errors import ConfigError
+from .clip import Clip
+from .decode import VideoReader
+from .sampling import check_counts, check_sampling, clip_generator, sample_frames, sample_segments
+from .transforms import ClipTransform
+
+# Part of every key: raise it when prepared frames would come out otherwise.
+_CACHE_VERSION = 1
+
+
+class VideoDataset(Dataset):
+    """Clips of labelled videos.
+
+    For training, an item is `{"pixel_values": float32 (T, C, size, size), "labels": int}`. Otherwise it holds all views of
+    one video, which is decoded once: `{"pixel_values": float32 (segments * crops, T, C, size, size), "labels": int,
+    "index": int}`. Clips without a label have no `"labels"`.
+
+    Args:
+        clips: the videos.
+        num_frames: frames in a clip (T).
+        transform: how frames become tensors.
+        sampling: `"even"`, `"uniform"` or `"dense"`: see `sample_frames`.
+        frame_stride: step between the frames of a dense clip, in frames.
+        training: draw one random clip of a video, or take its test views.
+        segments: test views in time.
+        crops: test views in space.
+        seed: of everything drawn.
+        cache: folder for decoded and resized frames, made where it is missing; only where no random frames are drawn.
+
+    Raises:
+        ConfigError: a value that cannot be used.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        *,
+        num_frames: int,
+        transform: ClipTransform,
+        sampling: str = "even",
+        frame_stride: int = 4,
+        training: bool = False,
+        segments: int = 1,
+        crops: int = 1,
+        seed: int = 0,
+        cache: str | os.PathLike | None = None,
+    ) -> None:
+        check_sampling(sampling)
+        check_counts({"num_frames": num_frames, "frame_stride": frame_stride, "segments": segments, "crops": crops})
+        if training and segments * crops > 1:
+            raise ConfigError(
+                f"segments ({segments}) and crops ({crops}) must be 1 for training: one clip of a video is drawn. "
+                "Use them for evaluation."
+            )
+        if crops > 1 and transform.resize == "squash":
+            raise ConfigError(
+                f"crops ({crops}) must be 1 with resize 'squash', but squashed frames have no longer side. "
+                "Use resize 'crop'."
+            )
+        if cache is not None and training and sampling != "even":
+            raise ConfigError(
+                f"cache ({os.fspath(cache)}) must not be used in training with sampling {sampling!r}, but other frames "
+                "are drawn in every epoch. Use sampling 'even' or no cache."
+            )
+        self.clips = list(clips)
+        self.num_frames, self.sampling, self.frame_stride = num_frames, sampling, frame_stride
+        self.transform, self.training, self.segments, self.crops = transform, training, segments, crops
+        self.seed = seed
+        self.cache = None if cache is None else Path(cache)
+        if self.cache is not None:
+            self.cache.mkdir(parents=True, exist_ok=True)
+        # In shared memory, so that workers which already run see a new epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._epoch.share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that clips are drawn for."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other clips from now on, in running workers too.
+
+        Args:
+            epoch: counted from 0.
+        """
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Read one clip, or all test views of one video.
+
+        Args:
+            index: of the clip.
+
+        Returns:
+            See the class.
+
+        Raises:
+            UnreadableVideoError: the file cannot be read.
+        """
+        clip = self.clips[index]
+        index = index % len(self.clips)
+        item: dict[str, Any] = {} if clip.label is None else {"labels": clip.label}
+        if self.training:
+            generator = clip_generator(self.seed, self.epoch, index)
+            frames = self._prepared(clip, generator)[0]
+            return {"pixel_values": self.transform.finish(frames, generator), **item}
+        views = [self.transform.finish_views(frames, self.crops) for frames in self._prepared(clip, None)]
+        return {"pixel_values": torch.cat(views), **item, "index": index}
+
+    def _prepared(self, clip: Clip, generator: torch.Generator | None) -> list[torch.Tensor]:
+        """Prepared uint8 frames (T, C, height, width) of each segment, from the cache where there is one."""
+        if self.cache is None:
+            return self._read(clip, generator)
+        path = self.cache / f"{self._key(clip)}.safetensors"
+        try:
+            stored = load_file(path)
+        except (FileNotFoundError, SafetensorError):
+            # Absent, or left damaged by a crash of the machine: written anew.
+            frames = self._read(clip, generator)
+            _write_atomically(path, {str(segment): part.contiguous() for segment, part in enumerate(frames)})
+            return frames
+        return [stored[str(segment)] for segment in range(self.segments)]
+
+    def _read(self, clip: Clip, generator: torch.Generator | None) -> list[torch.Tensor]:
+        """Decode once, resize each frame once, and deal the frames out to the segments."""
+        segments: list[list[int]] = []
+
+        def choose(num_video_frames: int) -> list[int]:
+            segments[:] = self._choose(num_video_frames, generator)
+            return sorted({index for segment in segments for index in segment})
+
+        with VideoReader(clip.source) as video:
+            frames = self.transform.prepare(video.read(choose))
+        place = {index: row for row, index in enumerate(sorted({index for segment in segments for index in segment}))}
+        return [frames[[place[index] for index in segment]] for segment in segments]
+
+    def _choose(self, num_video_frames: int, generator: torch.Generator | None) -> list[list[int]]:
+        if self.training:
+            stride = self.frame_stride
+            return [
+                sample_frames(
+                    self.sampling, num_video_frames, self.num_frames, frame_stride=stride, generator=generator
+                )
+            ]
+        return sample_segments(
+            self.sampling, num_video_frames, self.num_frames, frame_stride=self.frame_stride, segments=self.segments
+        )
+
+    def _key(self, clip: Clip) -> str:
+        """Changes with the file and with everything that decides on its prepared frames."""
+        stride = self.frame_stride if self.sampling == "dense" else None
+        frames = (self.sampling, self.num_frames, stride, self.segments)
+        prepare = (self.transform.resize, self.transform.prepared_side)
+        text = repr((_CACHE_VERSION, clip.fingerprint(), frames, prepare))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write_atomically(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write beside the place and move: a reader finds the whole file or none."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

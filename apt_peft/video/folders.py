@@ -1,0 +1,100 @@
+"""A folder per class, or train, val and test folders of these -> clips."""
+
+from pathlib import Path
+
+from ..errors import DataError
+from .clip import SPLIT_NAMES, VIDEO_SUFFIXES, Clip, DataSplits, unknown_labels
+
+
+def read_folders(root: Path, names: list[str] | None) -> DataSplits:
+    """Read clips from folders named after their classes.
+
+    Hidden files and files without a video's suffix are left out. Videos may lie in folders inside a class's folder.
+
+    Args:
+        root: the data folder.
+        names: of the classes, or None for the sorted names of the folders.
+
+    Returns:
+        The clips; a folder without split folders is all training clips.
+
+    Raises:
+        DataError: no videos, videos outside any class, two folders for one split, or classes that `names` lacks.
+    """
+    folders = _visible_folders(root)
+    # A class may be called "test": it is a split only if classes lie in it.
+    splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES and _visible_folders(folder)]
+    ignored: list[str] = []
+    if splits:
+        others = [folder.name for folder in folders if folder not in splits and any(_videos(folder, []))]
+        if others:
+            raise DataError(
+                f"data ({root}) must have split folders or class folders, but it has both: {[s.name for s in splits]} and "
+                f"{others}. Move the classes into the split folders."
+            )
+        by_split = [(SPLIT_NAMES[folder.name.lower()], folder) for folder in splits]
+        taken = [split for split, _ in by_split]
+        if len(set(taken)) < len(taken):
+            raise DataError(
+                f"data ({root}) must have one folder for each split, but {[s.name for s in splits]} are two of one. "
+                "Keep one of them."
+            )
+    else:
+        by_split = [("train", root)]
+    loose = [video for base in dict.fromkeys([root, *(folder for _, folder in by_split)]) for video in _loose(base)]
+    if loose:
+        raise DataError(
+            f"data ({root}) must have every video in the folder of its class, but these lie outside: {_listed(loose)}. "
+            "Move them, or give list files."
+        )
+    found = {
+        split: {folder.name: _videos(folder, ignored) for folder in _visible_folders(base)} for split, base in by_split
+    }
+    classes = {name for by_class in found.values() for name, videos in by_class.items() if videos}
+    if not classes:
+        raise DataError(
+            f"data ({root}) must have a folder of videos for each class, but there are no videos in it. "
+            f"Known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))}."
+        )
+    if names is None:
+        names = sorted(classes)
+    elif classes - set(names):
+        raise unknown_labels(classes - set(names), names)
+    number = {name: label for label, name in enumerate(names)}
+    result = DataSplits(labels=names, ignored=sorted(ignored))
+    for split, by_class in found.items():
+        clips = [Clip(video, number[name]) for name, videos in sorted(by_class.items()) for video in videos]
+        setattr(result, split, clips)
+    return result
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _loose(folder: Path) -> list[str]:
+    """Videos right in a folder that should have folders only."""
+    entries = sorted(folder.iterdir())
+    return [str(e) for e in entries if is_video_name(e) and e.is_file() and not e.name.startswith(".")]
+
+
+def _videos(folder: Path, ignored: list[str]) -> list[Path]:
+    """Videos in a folder and below it, sorted; other visible files go to `ignored`."""
+    videos = []
+    for entry in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in entry.relative_to(folder).parts) or not entry.is_file():
+            continue
+        if is_video_name(entry):
+            videos.append(entry)
+        else:
+            ignored.append(str(entry))
+    return videos
+
+
+def is_video_name(path: Path) -> bool:
+    """Whether a file's suffix is a video's."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -1,0 +1,99 @@
+"""List files, lines of `path label` -> clips."""
+
+import shlex
+from pathlib import Path
+
+from ..errors import DataError
+from .clip import Clip, DataSplits
+
+# Without names, a number too high would make that many classes.
+MAX_LABELS = 65_536
+
+
+def read_lists(root: Path, files: dict[str, Path], names: list[str] | None) -> DataSplits:
+    """Read clips from list files.
+
+    Args:
+        root: folder that the paths are relative to.
+        files: split -> list file.
+        names: of the classes; None for lists of numbers, which are their own names, or for the sorted names that occur.
+
+    Returns:
+        The clips in the order of the lists.
+
+    Raises:
+        DataError: lists that are missing or empty, and all lines that cannot be used.
+    """
+    absent = [str(file) for file in files.values() if not file.is_file()]
+    if absent:
+        raise DataError(f"list files ({', '.join(absent)}) must exist, but there are no such files.")
+    wrong: list[str] = []
+    entries = {split: _entries(file, wrong) for split, file in files.items()}
+    _raise_wrong(wrong)
+    empty = [str(files[split]) for split, found in entries.items() if not found]
+    if empty:
+        raise DataError(f"list files ({', '.join(empty)}) must have lines of `path label`, but they have none.")
+    texts = [label for found in entries.values() for _, _, label in found]
+    if names is None:
+        names = _names(texts)
+    number = {name: label for label, name in enumerate(names)}
+    for label in range(len(names)):
+        number.setdefault(str(label), label)
+    result = DataSplits(labels=names)
+    for split, found in entries.items():
+        clips = []
+        for line, path, label in found:
+            file = root / path
+            if label not in number:
+                wrong.append(f"{files[split]}:{line}: label {label!r} is not among the {len(names)} labels")
+            elif not file.is_file():
+                wrong.append(f"{files[split]}:{line}: there is no file {file}")
+            else:
+                clips.append(Clip(file, number[label]))
+        setattr(result, split, clips)
+    _raise_wrong(wrong)
+    return result
+
+
+def _entries(file: Path, wrong: list[str]) -> list[tuple[int, str, str]]:
+    """Line number, path, label of each line that is not empty."""
+    entries = []
+    for line, text in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not text.strip():
+            continue
+        fields = _fields(text.strip())
+        if len(fields) == 2 and all(fields):
+            entries.append((line, fields[0], fields[1]))
+        else:
+            hint = "separate them by a space or a tab" if len(fields) < 2 else "put a path with spaces in quotes"
+            wrong.append(f"{file}:{line}: {len(fields)} fields instead of a path and a label, {hint}")
+    return entries
+
+
+def _fields(text: str) -> list[str]:
+    if "\t" in text:
+        return [part.strip() for part in text.split("\t")]
+    # Backslashes stay what they are: a path may have them.
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
+    # An apostrophe inside a name is no quotation mark.
+    lexer.quotes = '"' if not text.startswith("'") else "'"
+    try:
+        return list(lexer)
+    except ValueError:
+        return text.split()
+
+
+def _names(texts: list[str]) -> list[str]:
+    if not all(text.isascii() and text.isdigit() for text in texts):
+        return sorted(set(texts))
+    highest = max(texts, key=lambda text: int(text) if len(text) < 19 else 10**19)
+    if len(highest) > 18 or int(highest) >= MAX_LABELS:
+        raise DataError(f"label ({highest}) must be below {MAX_LABELS}, counted from 0.")
+    return [str(label) for label in range(int(highest) + 1)]
+
+
+def _raise_wrong(wrong: list[str]) -> None:
+    if wrong:
+        lines = "\n".join(f"  {line}" for line in wrong)
+        raise DataError(f"list files ({len(wrong)} lines) must be usable, but these are not:\n{lines}")

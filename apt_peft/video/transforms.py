@@ -1,0 +1,171 @@
+"""Frames -> what a model takes: one resize that may be cached, then crop, flip and normalisation alike for a whole clip."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import ConfigError, require
+from .sampling import check_counts
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RESIZES = ("crop", "squash")
+AUGMENTATIONS = ("none", "flip", "crop")
+
+
+@dataclass(frozen=True)
+class ClipTransform:
+    """Turns the uint8 frames of one clip into normalised floats, all frames alike.
+
+    Two steps: `prepare` is deterministic and stays uint8, so that its result may be stored; `finish` crops, flips and
+    normalises.
+
+    Args:
+        size: height and width of the result, in pixels.
+        mean: per channel, of values from 0 to 1.
+        std: per channel, of values from 0 to 1.
+        resize: `"crop"` keeps the proportions and takes a square out of the picture, `"squash"` makes the whole picture
+            square.
+        augment: what a generator draws: `"none"`; `"flip"`, a horizontal flip of every second clip; `"crop"`, a random
+            resized crop besides the flip.
+        short_side: length of the prepared frames' shorter side in pixels (with `"squash"`: of both); None is `size`, and
+            8/7 of it for `"crop"` augmentation (256 for 224), whose crops would be blurred otherwise.
+        area: smallest and largest part of the picture that a random crop covers.
+        ratio: smallest and largest width / height of a random crop.
+
+    Raises:
+        ConfigError: a value that cannot be used.
+    """
+
+    size: int
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+    resize: str = "crop"
+    augment: str = "none"
+    short_side: int | None = None
+    area: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        check_counts({"size": self.size} | ({} if self.short_side is None else {"short_side": self.short_side}))
+        for name, value, known in [("resize", self.resize, RESIZES), ("augment", self.augment, AUGMENTATIONS)]:
+            if value not in known:
+                raise ConfigError(f"{name} ({value!r}) must be one of {', '.join(map(repr, known))}.")
+        if self.prepared_side < self.size:
+            raise ConfigError(f"short_side ({self.short_side}) must be at least size, but size is {self.size}.")
+        for name in ("mean", "std"):
+            values = tuple(getattr(self, name))
+            if len(values) != 3 or not all(math.isfinite(value) for value in values):
+                raise ConfigError(
+                    f"{name} ({list(values)}) must be three numbers, one for each of red, green and blue."
+                )
+            object.__setattr__(self, name, tuple(float(value) for value in values))
+        if min(self.std) <= 0:
+            raise ConfigError(f"std ({list(self.std)}) must be above 0: values are divided by it.")
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ConfigError(f"area ({self.area}) must be two parts of the picture, 0 < smallest <= largest <= 1.")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ConfigError(f"ratio ({self.ratio}) must be two proportions, 0 < smallest <= largest.")
+
+    @property
+    def prepared_side(self) -> int:
+        """Shorter side of prepared frames, in pixels."""
+        if self.short_side is not None:
+            return self.short_side
+        return round(self.size * 8 / 7) if self.augment == "crop" else self.size
+
+    def __call__(self, frames: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Prepare and finish one clip.
+
+        Args:
+            frames: uint8 (T, height, width, C).
+            generator: draws the augmentation; None is for evaluation: the centre, unflipped.
+
+        Returns:
+            float32 (T, C, size, size).
+        """
+        return self.finish(self.prepare(frames), generator)
+
+    def prepare(self, frames: torch.Tensor) -> torch.Tensor:
+        """Resize once after decoding.
+
+        Args:
+            frames: uint8 (T, height, width, C).
+
+        Returns:
+            uint8 (T, C, prepared height, prepared width).
+        """
+        side = self.prepared_side
+        target = [side, side] if self.resize == "squash" else [side]
+        return _functional().resize(frames.permute(0, 3, 1, 2), target, antialias=True)
+
+    def finish(self, prepared: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Crop, flip and normalise.
+
+        Args:
+            prepared: uint8 (T, C, prepared height, prepared width).
+            generator: draws the augmentation; None is for evaluation.
+
+        Returns:
+            float32 (T, C, size, size).
+        """
+        functional = _functional()
+        if generator is not None and self.augment == "crop":
+            top, left, height, width = self._random_box(prepared.shape[-2], prepared.shape[-1], generator)
+            clip = functional.resized_crop(prepared, top, left, height, width, [self.size, self.size], antialias=True)
+        else:
+            clip = functional.center_crop(prepared, [self.size, self.size])
+        if generator is not None and self.augment != "none" and float(torch.rand((), generator=generator)) < 0.5:
+            clip = functional.horizontal_flip(clip)
+        return self._normalize(clip)
+
+    def finish_views(self, prepared: torch.Tensor, crops: int) -> torch.Tensor:
+        """Take the test crops along the longer side, from one end to the other; a single one is the centre.
+
+        Args:
+            prepared: uint8 (T, C, prepared height, prepared width).
+            crops: how many.
+
+        Returns:
+            float32 (crops, T, C, size, size).
+        """
+        height, width = prepared.shape[-2:]
+        spare = [height - self.size, width - self.size]
+        views = []
+        for crop in range(crops):
+            top, left = spare[0] // 2, spare[1] // 2
+            if crops > 1 and height > width:
+                top = crop * spare[0] // (crops - 1)
+            elif crops > 1:
+                left = crop * spare[1] // (crops - 1)
+            views.append(prepared[..., top : top + self.size, left : left + self.size])
+        return self._normalize(torch.stack(views))
+
+    def _normalize(self, clip: torch.Tensor) -> torch.Tensor:
+        functional = _functional()
+        return functional.normalize(
+            functional.to_dtype(clip, torch.float32, scale=True), list(self.mean), list(self.std)
+        ).contiguous()
+
+    def _random_box(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+        """Top, left, height, width of a random crop; torchvision's own draw cannot be given a generator."""
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for _ in range(10):
+            part, shape, down, right = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+            area = height * width * (self.area[0] + part * (self.area[1] - self.area[0]))
+            ratio = math.exp(low + shape * (high - low))
+            box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < box_width <= width and 0 < box_height <= height:
+                top, left = int(down * (height - box_height + 1)), int(right * (width - box_width + 1))
+                return top, left, box_height, box_width
+        # No box of these proportions fits: the largest one in the centre that does.
+        box_width = min(width, round(height * self.ratio[1]))
+        box_height = min(height, round(width / self.ratio[0]))
+        return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def _functional() -> Any:
+    return require("torchvision.transforms.v2.functional", "video")
