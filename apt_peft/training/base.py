@@ -1,0 +1,154 @@
+"""Opening a backbone for video classification, and naming what is wrong where it cannot be opened."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForVideoClassification
+from transformers.utils import logging as transformers_logging
+
+from apt_peft.errors import CheckpointError
+
+# What a backbone without the right head lacks, and a run trains from its own start.
+HEADS = ("classifier", "fc_norm", "head", "pooler")
+
+
+def read_config(model: str) -> Any:
+    """The config of a backbone.
+
+    Args:
+        model: folder or name on the Hub.
+
+    Returns:
+        transformers' config.
+
+    Raises:
+        CheckpointError: there is no such model, or it is no model for video classification with square frames.
+    """
+    if (model.startswith((".", "/", "~")) or model.count("/") > 1) and not Path(model).is_dir():
+        raise CheckpointError(
+            f"model ({model}) must be a folder or a name on the Hub, but there is no such folder. Check the path."
+        )
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"model ({model}) must be a folder or a name on the Hub with a transformers config.json, but: "
+            f"{_first_line(error)}"
+        ) from None
+    if type(config) not in AutoModelForVideoClassification._model_mapping:
+        raise CheckpointError(
+            f"model ({model}) must be a video classifier of transformers, but its type is {config.model_type}. "
+            "Take a VideoMAE, for example."
+        )
+    return config
+
+
+def frames_and_size(config: Any) -> tuple[int, int]:
+    """Frames and pixels that a backbone was made for, from the names its config uses for them.
+
+    Args:
+        config: a video model's config.
+
+    Returns:
+        Frames of a clip, and height = width of a frame.
+    """
+    size: Any = getattr(config, "image_size", None) or getattr(config, "crop_size", 224)
+    frames: Any = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", 16)
+    return int(frames), int(size[0] if isinstance(size, (list, tuple)) else size)
+
+
+def open_base(model: str, *, labels: Sequence[str]) -> torch.nn.Module:
+    """Load a backbone in float32 with a head for some labels.
+
+    VideoMAE's pre-training configs ask for the first token instead of the mean of all tokens; the mean is taken here
+    all the same, as the method wants it.
+
+    Args:
+        model: folder or name on the Hub.
+        labels: class names in label order.
+
+    Returns:
+        The classifier; its head is new unless the backbone's own has the same shape.
+
+    Raises:
+        CheckpointError: the weights cannot be read, or weights of the encoder are missing.
+    """
+    config = read_config(model)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    if hasattr(config, "use_mean_pooling"):
+        config.use_mean_pooling = True
+    try:
+        with quiet():
+            base, loading = AutoModelForVideoClassification.from_pretrained(
+                model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"model ({model}) must hold weights that transformers can read, but: {_first_line(error)}"
+        ) from None
+    except Exception as error:
+        # safetensors raises its own kind, which has no importable name in every version.
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise CheckpointError(
+            f"model ({model}) must hold weights that transformers can read, but: {_first_line(error)}"
+        ) from None
+    lost = sorted({_name(key) for key in [*loading["missing_keys"], *loading["mismatched_keys"]]})
+    lost = [name for name in lost if name.split(".")[0] not in HEADS]
+    if lost:
+        shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        raise CheckpointError(
+            f"model ({model}) must hold every weight of its encoder, but these are missing or of another shape: {shown}."
+        )
+    return base
+
+
+def head_of(base: torch.nn.Module) -> torch.nn.Linear:
+    """The last linear layer of a video classifier, which gives the logits."""
+    return [module for module in base.modules() if isinstance(module, torch.nn.Linear)][-1]
+
+
+def weights_fingerprint(base: torch.nn.Module) -> str:
+    """A short name for a backbone's weights, from each tensor's name, shape and first values; heads left out.
+
+    Args:
+        base: the classifier before prompts are added.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = sha256()
+    for name, tensor in sorted(base.named_parameters()):
+        if name.split(".")[0] not in HEADS:
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own reports off the screen for a while; errors still appear, and the level comes back."""
+    before = transformers_logging.get_verbosity()
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _name(key: Any) -> str:
+    return key if isinstance(key, str) else key[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,185 @@
+"""A run's folder on disk: whole checkpoints told from torn ones, old ones deleted, the adapter moved in when complete.
+
+Trainer saves in place and resumes from the highest number, so a checkpoint that was cut short looks like the newest.
+Here a marker with every file's size is the last act of a save, and the first thing that a deletion takes away.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from apt_peft.errors import ConfigError
+
+CHECKPOINTS = "checkpoints"
+MARKER = "complete.json"
+STATE = "settings.json"
+PARTIAL = ".adapter-partial"
+# The file by which PEFT knows an adapter folder is moved last, so that a folder with it is whole.
+LAST_FILE = "adapter_config.json"
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a half.
+
+    Args:
+        path: the file.
+        value: what JSON can hold.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def mark_complete(checkpoint: Path, **facts: object) -> None:
+    """Write the marker of a checkpoint, which must be the last act of saving it.
+
+    Args:
+        checkpoint: its folder.
+        facts: what else the marker holds, for example the seconds of training so far.
+    """
+    sizes = {
+        str(path.relative_to(checkpoint)): path.stat().st_size
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != MARKER
+    }
+    write_json(checkpoint / MARKER, {**facts, "files": sizes})
+
+
+def read_marker(checkpoint: Path) -> dict | None:
+    """The marker of a checkpoint, or None where the checkpoint is not whole.
+
+    Args:
+        checkpoint: its folder.
+
+    Returns:
+        What `mark_complete` wrote, if every file that it lists is there in full length.
+    """
+    try:
+        marker = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+        whole = all((checkpoint / name).stat().st_size == size for name, size in marker["files"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return marker if whole else None
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The checkpoint folders of a run, whole or not, by rising step."""
+    if not folder.is_dir():
+        return []
+    found = [
+        (int(match[1]), path) for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def choose(folder: Path) -> tuple[Path | None, list[str]]:
+    """The checkpoint to resume from.
+
+    Args:
+        folder: OUT/checkpoints.
+
+    Returns:
+        The highest whole checkpoint, or None; and the names of the incomplete ones passed over.
+    """
+    torn = []
+    best = None
+    for path in numbered(folder):
+        if read_marker(path) is None:
+            torn.append(path.name)
+        else:
+            best = path
+    return best, torn
+
+
+def delete(checkpoint: Path) -> None:
+    """Delete a checkpoint, its marker first, so that one that is cut short here is not taken for whole."""
+    (checkpoint / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
+
+
+def rotate(folder: Path, keep: set[Path]) -> None:
+    """Delete the checkpoints of a run except some.
+
+    Args:
+        folder: OUT/checkpoints.
+        keep: the last and the best one.
+    """
+    names = {path.name for path in keep}
+    for path in numbered(folder):
+        if path.name not in names:
+            delete(path)
+
+
+def prepare_folder(out: Path, *, resume: bool) -> None:
+    """Check that a run may write into a folder, and make it.
+
+    Args:
+        out: the run's folder.
+        resume: whether an earlier run there is to be continued.
+
+    Raises:
+        ConfigError: it is a file, or holds files that this run would mix with, or another project's files.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"out ({out}) must be a folder, but it is a file. Choose another --out.")
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if names and not resume:
+        raise ConfigError(
+            f"out ({out}) must be new or empty, but it holds {_few(names)}. "
+            "Choose another --out, or add --resume to go on with the run that is in it."
+        )
+    if names and not (out / CHECKPOINTS).is_dir():
+        raise ConfigError(
+            f"out ({out}) must hold a run to resume, but it holds {_few(names)} and no {CHECKPOINTS} folder. "
+            "Choose another --out."
+        )
+    (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+
+
+def check_same_run(folder: Path, now: dict) -> None:
+    """Compare what decides a run's result with what the run in a folder started with; remember it in a new one.
+
+    Args:
+        folder: OUT/checkpoints.
+        now: settings and data fingerprint of this run.
+
+    Raises:
+        ConfigError: something differs; all of it is named.
+    """
+    path = folder / STATE
+    now = json.loads(json.dumps(now))
+    if not path.exists():
+        write_json(path, now)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        shown = ", ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in changed)
+        raise ConfigError(
+            f"resume (True) must go on with the same run, but {shown}. Repeat its settings, or choose another --out."
+        )
+
+
+def move_in(partial: Path, out: Path) -> None:
+    """Move finished files into a folder, the one that makes it an adapter last.
+
+    Args:
+        partial: folder on the same disk, which is removed.
+        out: where the files go, over older ones.
+    """
+    names = sorted((path.name for path in partial.iterdir()), key=lambda name: name == LAST_FILE)
+    for name in names:
+        os.replace(partial / name, out / name)
+    partial.rmdir()
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a run's adapter is whole."""
+    return (out / LAST_FILE).is_file()
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

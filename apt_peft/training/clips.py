@@ -1,0 +1,132 @@
+"""How videos become clips: taken from the flags and, where these are silent, from the backbone's own files."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from apt_peft.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """What an adapter must see again to score as it was trained.
+
+    Args:
+        num_frames: frames T.
+        sampling: `even`, `uniform` or `dense`.
+        frame_stride: frames between two frames of a dense clip.
+        size: height and width in pixels.
+        resize: `crop` or `squash`.
+        mean: of each colour channel, in 0..1.
+        std: likewise.
+        segments: test clips in time.
+        crops: squares of a test clip.
+    """
+
+    num_frames: int
+    sampling: str
+    frame_stride: int
+    size: int
+    resize: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    segments: int
+    crops: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ClipSettings":
+        """The settings that `as_dict` wrote."""
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**plain)
+
+    def processor(self) -> dict[str, Any]:
+        """The same as a transformers preprocessor config, for pipelines."""
+        square = {"height": self.size, "width": self.size}
+        return {
+            "image_processor_type": "VideoMAEImageProcessor",
+            "do_resize": True,
+            "size": square if self.resize == "squash" else {"shortest_edge": self.size},
+            "do_center_crop": self.resize == "crop",
+            "crop_size": square,
+            "do_rescale": True,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+
+
+def read_processor(model: str) -> dict[str, Any]:
+    """A backbone's preprocessor config.
+
+    Args:
+        model: folder or name on the Hub.
+
+    Returns:
+        Its keys; nothing where the backbone has none.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    for name in PROCESSOR_FILES:
+        path = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
+        if path is None:
+            continue
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            if isinstance(values, dict):
+                return values
+            reason = "it is not a table"
+        except ValueError as error:
+            reason = str(error)
+        raise ConfigError(f"model ({model}) must have a {name} of JSON, but: {reason}. Restore or delete the file.")
+    return {}
+
+
+def clip_settings(settings: Any, *, frames: int, size: int) -> ClipSettings:
+    """The clips of a run.
+
+    Args:
+        settings: flags: num_frames, size, sampling, frame_stride, resize, mean, std, segments, crops, model.
+        frames: frames that the backbone was made for.
+        size: pixels that it was made for.
+
+    Returns:
+        Flags where given, else what the backbone's files say, else ImageNet's mean and std and a cropped square.
+
+    Raises:
+        ConfigError: frames or size differ from the backbone's.
+    """
+    wrong = [
+        f"{name} ({given}) must be what the backbone was made for, but {settings.model} takes {own}. "
+        f"Leave --{name.replace('_', '-')} out, or convert the backbone."
+        for name, given, own in (("num_frames", settings.num_frames, frames), ("size", settings.size, size))
+        if given is not None and given != own
+    ]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    processor = read_processor(settings.model)
+    squash = processor.get("do_center_crop") is False and "height" in (processor.get("size") or {})
+    return ClipSettings(
+        num_frames=frames,
+        sampling=settings.sampling,
+        frame_stride=settings.frame_stride,
+        size=size,
+        resize=settings.resize or ("squash" if squash else "crop"),
+        mean=settings.mean or tuple(processor.get("image_mean") or IMAGENET_MEAN),
+        std=settings.std or tuple(processor.get("image_std") or IMAGENET_STD),
+        segments=settings.segments,
+        crops=settings.crops,
+    )

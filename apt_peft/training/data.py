@@ -1,0 +1,290 @@
+"""The clips of a run: found, held out, looked at before the first step, and made into data sets."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import default_collate
+from tqdm.auto import tqdm
+
+from apt_peft.errors import DataError
+from apt_peft.training.clips import ClipSettings
+from apt_peft.training.settings import TrainSettings
+from apt_peft.video import (
+    Clip,
+    ClipTransform,
+    UnreadableVideoError,
+    VideoDataset,
+    keep_readable,
+    read_data,
+    stratified_split,
+)
+
+logger = logging.getLogger(__name__)
+collate = default_collate
+CACHE = "cache"
+AUTO_CACHE_BYTES = 2**30
+# Width of a prepared frame over its height, for the estimate of a cache: wide-screen pictures.
+WIDE = 16 / 9
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class RunData:
+    """The clips of a run by split, and the data sets made of them.
+
+    Args:
+        settings: the run's flags.
+        clips: how videos become clips.
+        labels: class names in label order.
+        splits: clips by `train`, `val` and `test`.
+        held_out: whether the validation clips were taken from the training split.
+        cache: folder of decoded frames, or None.
+        fingerprint: changes with the clips' names, sizes and labels.
+        skipped: names of clips that could not be read and were left out.
+    """
+
+    settings: TrainSettings
+    clips: ClipSettings
+    labels: tuple[str, ...]
+    splits: dict[str, list[Clip]]
+    held_out: bool
+    cache: Path | None
+    fingerprint: str
+    skipped: tuple[str, ...] = field(default=())
+
+    def training(self) -> VideoDataset:
+        """The training clips, augmented and drawn anew in each epoch."""
+        return video_dataset(
+            self.splits["train"],
+            self.clips,
+            training=True,
+            augment=self.settings.augment,
+            seed=self.settings.seed,
+            cache=self.cache,
+        )
+
+    def testing(self, split: str) -> VideoDataset:
+        """The test views of a split's clips."""
+        return video_dataset(self.splits[split], self.clips, seed=self.settings.seed, cache=self.cache)
+
+    def names(self, split: str) -> list[str]:
+        """The clips' names, relative to the data folder where they lie in it."""
+        return [clip_name(clip, self.settings.data) for clip in self.splits[split]]
+
+    def describe(self) -> str:
+        """The numbers of clips in a line."""
+        shown = [
+            f"{len(self.splits[split])} {name}" for split, name in zip(SPLITS, NAMES, strict=True) if self.splits[split]
+        ]
+        return ", ".join(shown) + " clips" + (" (validation held out of training)" if self.held_out else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """What run.json says of the data."""
+        return {
+            "folder": self.settings.data,
+            "fingerprint": self.fingerprint,
+            "clips": {name: len(self.splits[split]) for split, name in zip(SPLITS, NAMES, strict=True)},
+            "validation_held_out": self.held_out,
+            "skipped": list(self.skipped),
+        }
+
+    def remove_own_cache(self) -> None:
+        """Delete a cache that this run chose itself; a folder that the user named stays."""
+        if self.cache is not None and self.settings.cache == "auto":
+            shutil.rmtree(self.cache, ignore_errors=True)
+
+
+NAMES = ("training", "validation", "test")
+
+
+def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
+    """Find a run's clips, hold out validation clips, and see that all of them can be read.
+
+    Args:
+        settings: the run's flags.
+        clips: how videos become clips.
+
+    Returns:
+        The clips.
+
+    Raises:
+        DataError: no clips or labels to train on, or files that cannot be read, all listed.
+    """
+    found = read_data(
+        settings.data,
+        train_list=settings.train_list,
+        val_list=settings.val_list,
+        test_list=settings.test_list,
+        labels=settings.labels,
+    )
+    splits = {"train": found.train, "val": found.val, "test": found.test if settings.test else []}
+    _check_labels(settings.data, splits, found.labels)
+    fingerprint = data_fingerprint(splits, settings.data)
+    cache = _cache_folder(settings, clips, sum(map(len, splits.values())))
+    data = RunData(settings, clips, tuple(found.labels), splits, False, cache, fingerprint)
+    data.skipped = _look_at(data)
+    if not data.splits["train"]:
+        raise DataError(f"data ({settings.data}) must have training clips that can be read, but all were skipped.")
+    if not data.splits["val"] and settings.val_fraction > 0:
+        data.splits["train"], data.splits["val"] = stratified_split(
+            data.splits["train"], settings.val_fraction, settings.seed
+        )
+        data.held_out = True
+    return data
+
+
+def video_dataset(
+    videos: Sequence[Clip],
+    clips: ClipSettings,
+    *,
+    training: bool = False,
+    augment: str = "none",
+    seed: int = 0,
+    cache: Path | None = None,
+) -> VideoDataset:
+    """A data set of videos, made into clips as an adapter wants them.
+
+    Args:
+        videos: the videos.
+        clips: how they become clips.
+        training: draw one clip of each, or take the test views.
+        augment: of training clips.
+        seed: of what is drawn.
+        cache: folder of decoded frames, or None.
+
+    Returns:
+        The data set.
+    """
+    return VideoDataset(
+        videos,
+        num_frames=clips.num_frames,
+        sampling=clips.sampling,
+        frame_stride=clips.frame_stride,
+        transform=ClipTransform(
+            clips.size, mean=clips.mean, std=clips.std, resize=clips.resize, augment=augment if training else "none"
+        ),
+        training=training,
+        segments=1 if training else clips.segments,
+        crops=1 if training else clips.crops,
+        seed=seed,
+        cache=cache,
+    )
+
+
+def data_fingerprint(splits: dict[str, list[Clip]], root: str) -> str:
+    """A short name for a data set, from each clip's split, name, label and size in bytes.
+
+    Args:
+        splits: clips by split.
+        root: the data folder, which does not enter.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = sha256()
+    for split, clips in splits.items():
+        for line in sorted(f"{split}\t{clip_name(clip, root)}\t{clip.label}\t{_size(clip)}" for clip in clips):
+            digest.update(line.encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def clip_name(clip: Clip, root: str) -> str:
+    """A clip's name, relative to a folder where it lies in it."""
+    if isinstance(clip.source, (str, os.PathLike)) and Path(clip.source).is_relative_to(root):
+        return Path(clip.source).relative_to(root).as_posix()
+    return clip.name
+
+
+def _size(clip: Clip) -> int:
+    if isinstance(clip.source, (str, os.PathLike)):
+        return Path(clip.source).stat().st_size
+    return len(clip.source) if isinstance(clip.source, bytes) else 0
+
+
+def _check_labels(data: str, splits: dict[str, list[Clip]], labels: Sequence[str]) -> None:
+    if not splits["train"]:
+        raise DataError(
+            f"data ({data}) must have training clips, but it has only "
+            f"{', '.join(split for split in splits if splits[split]) or 'none'}. Add a train folder or --train-list."
+        )
+    if len(labels) < 2:
+        raise DataError(f"data ({data}) must have two classes or more, but it has {len(labels)}: {list(labels)}.")
+    bare = [clip_name(clip, data) for clips in splits.values() for clip in clips if clip.label is None]
+    if bare:
+        raise DataError(
+            f"data ({data}) must have a label for every clip, but {len(bare)} have none: {', '.join(bare[:10])}"
+            f"{' ...' if len(bare) > 10 else ''}."
+        )
+
+
+def _cache_folder(settings: TrainSettings, clips: ClipSettings, count: int) -> Path | None:
+    if settings.cache == "none" or clips.sampling != "even":
+        return None
+    if settings.cache != "auto":
+        return Path(settings.cache)
+    wide = WIDE if clips.resize == "crop" else 1.0
+    estimate = count * clips.num_frames * clips.segments * 3 * clips.size**2 * wide
+    return Path(settings.out) / CACHE if estimate <= AUTO_CACHE_BYTES else None
+
+
+def _look_at(data: RunData) -> tuple[str, ...]:
+    """See that every clip can be read; with a cache by reading just what training will need, and keeping it.
+
+    Returns:
+        Names of the clips that were left out of the splits.
+    """
+    settings = data.settings
+    jobs = [(split, clip) for split in SPLITS for clip in data.splits[split]]
+    bar = tqdm(total=len(jobs), desc="reading clips", unit="clip", disable=not settings.progress, leave=False)
+    with bar:
+        if data.cache is None:
+            errors = keep_readable([clip for _, clip in jobs], on_error="skip", progress=bar.update)[1]
+            bad = {error.name: error for error in errors}
+        else:
+            bad = _fill_cache(data, bar)
+    if bad and settings.on_error == "stop":
+        raise DataError(
+            f"videos ({len(bad)} of {len(jobs)}) must be readable, but these are not. "
+            "Repair or remove them, or leave them out with --on-error skip.\n"
+            + "\n".join(f"  {error.name}: {error.reason}" for error in bad.values())
+        )
+    for error in bad.values():
+        logger.warning("Skipped %s: %s.", error.name, error.reason)
+    for split in SPLITS:
+        data.splits[split] = [clip for clip in data.splits[split] if clip.name not in bad]
+    return tuple(bad)
+
+
+def _fill_cache(data: RunData, bar: Any) -> dict[str, UnreadableVideoError]:
+    """Read every clip into the cache, in threads (FFmpeg gives Python's lock back)."""
+    # Made before the threads start: this checks the settings, and each thread then only reads.
+    datasets = [("train", data.training()), *((split, data.testing(split)) for split in ("val", "test"))]
+    jobs = [(dataset, index) for _, dataset in datasets for index in range(len(dataset))]
+
+    def read(job: tuple[VideoDataset, int]) -> UnreadableVideoError | None:
+        dataset, index = job
+        try:
+            dataset[index]
+        except UnreadableVideoError as error:
+            return error
+        return None
+
+    bad: dict[str, UnreadableVideoError] = {}
+    with ThreadPoolExecutor(max(1, data.settings.workers, os.cpu_count() or 1)) as pool:
+        for error in _as_done(pool.map(read, jobs), bar):
+            if error is not None:
+                bad[error.name] = error
+    return bad
+
+
+def _as_done(results: Iterable[Any], bar: Any) -> Iterable[Any]:
+    for result in results:
+        bar.update(1)
+        yield result

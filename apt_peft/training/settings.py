@@ -1,0 +1,236 @@
+"""Every flag of `apt-peft train`: its default, its rule and its help, in one table."""
+
+from dataclasses import dataclass
+
+from apt_peft.settings import (
+    INTEGER,
+    INTEGERS,
+    NUMBER,
+    NUMBERS,
+    SWITCH,
+    TEXT,
+    Settings,
+    above,
+    at_least,
+    setting,
+    within,
+)
+
+# Settings that say where and how a run is carried out and not what comes out of it: a resumed run may change them.
+HOW_NOT_WHAT = frozenset(
+    {"model", "data", "out", "cache", "workers", "threads", "progress", "resume", "push_to_hub", "device"}
+)
+
+# Headings of --help.
+WHAT, DATA, CLIPS, PROMPTS, TRAINING, MACHINE, RUN = "what", "data", "clips", "prompts", "training", "machine", "run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Settings):
+    """What `train` needs to know; every field is a flag of `apt-peft train` and a key of its TOML file.
+
+    Raises:
+        ConfigError: values that break their rules, all named at once.
+    """
+
+    model: str = setting(TEXT, "backbone: a folder or a name on the Hub", group=WHAT, metavar="DIR_OR_HUB")
+    data: str = setting(
+        TEXT,
+        "clips: a folder per class, train/val/test folders of these, the folder that list files refer to, or a data set",
+        group=WHAT,
+        metavar="DATA",
+    )
+    out: str = setting(TEXT, "folder for the adapter", group=WHAT, metavar="DIR")
+    method: str = setting(
+        TEXT, "what is trained: prompts and head, or the head alone", "apt", choices=("apt", "linear"), group=WHAT
+    )
+    train_list: str | None = setting(
+        TEXT, "file of training clips, `path label` lines", None, group=DATA, metavar="FILE"
+    )
+    val_list: str | None = setting(TEXT, "file of validation clips", None, group=DATA, metavar="FILE")
+    test_list: str | None = setting(TEXT, "file of test clips", None, group=DATA, metavar="FILE")
+    labels: str | None = setting(
+        TEXT, "file of class names in label order, one a line", None, group=DATA, metavar="FILE"
+    )
+    val_fraction: float = setting(
+        NUMBER,
+        "part of each class's training clips that chooses the best epoch where the data have no validation split; 0 keeps the last epoch",
+        0.2,
+        rule=within(0, 1, below=True),
+        group=DATA,
+    )
+    on_error: str = setting(
+        TEXT,
+        "when clips cannot be read: stop and name them, or leave them out and count them",
+        "stop",
+        choices=("stop", "skip"),
+        group=DATA,
+    )
+    cache: str = setting(
+        TEXT,
+        "folder for decoded frames (even sampling only); auto: OUT/cache while training if it stays below 1 GiB; none",
+        "auto",
+        group=DATA,
+        metavar="DIR|auto|none",
+    )
+
+    num_frames: int | None = setting(
+        INTEGER, "frames a clip (default: the backbone's)", None, rule=at_least(1), group=CLIPS
+    )
+    sampling: str = setting(
+        TEXT,
+        "which frames: evenly over the whole video, one at random in each of equal segments, or a window of every stride-th frame",
+        "even",
+        choices=("even", "uniform", "dense"),
+        group=CLIPS,
+    )
+    frame_stride: int = setting(INTEGER, "frames between two frames of a dense clip", 4, rule=at_least(1), group=CLIPS)
+    size: int | None = setting(
+        INTEGER, "height and width of a clip in pixels (default: the backbone's)", None, rule=at_least(1), group=CLIPS
+    )
+    resize: str | None = setting(
+        TEXT,
+        "cut a square out or squash the whole picture into one (default: as the backbone's preprocessor says, else crop)",
+        None,
+        choices=("crop", "squash"),
+        group=CLIPS,
+    )
+    augment: str = setting(
+        TEXT,
+        "training clips: none, a random flip, or a random crop and flip",
+        "flip",
+        choices=("none", "flip", "crop"),
+        group=CLIPS,
+    )
+    mean: tuple[float, ...] | None = setting(
+        NUMBERS,
+        "mean of each colour channel in 0..1 (default: the backbone's preprocessor's, else ImageNet's)",
+        None,
+        group=CLIPS,
+    )
+    std: tuple[float, ...] | None = setting(
+        NUMBERS, "deviation of each colour channel (default: as for mean)", None, group=CLIPS
+    )
+    segments: int = setting(INTEGER, "clips of a test video in time", 1, rule=at_least(1), group=CLIPS)
+    crops: int = setting(INTEGER, "squares of a test clip along its longer side", 1, rule=at_least(1), group=CLIPS)
+
+    num_prompt_tokens: int = setting(
+        INTEGER, "prompt keys and values of each layer", 100, rule=within(1, 65536), group=PROMPTS
+    )
+    prompt_dropout: float = setting(NUMBER, "dropout on the prompts", 0.1, rule=within(0, 1, below=True), group=PROMPTS)
+    reparameterization: str = setting(
+        TEXT, "factor of each prompt", "max", choices=("max", "softplus", "none"), group=PROMPTS
+    )
+    share_prompts_across_heads: bool = setting(SWITCH, "all heads of a layer use the same prompts", True, group=PROMPTS)
+    init_weights: str = setting(
+        TEXT,
+        "start of the prompts: at random as published, or keys and values of a training batch",
+        "published",
+        choices=("published", "data"),
+        group=PROMPTS,
+    )
+    layers_to_transform: tuple[int, ...] | None = setting(
+        INTEGERS, "layers that get prompts, from 0 (default: all)", None, group=PROMPTS
+    )
+
+    epochs: int = setting(INTEGER, "passes over the training clips", 20, rule=at_least(1), group=TRAINING)
+    batch_size: int = setting(INTEGER, "clips of a batch", 8, rule=at_least(1), group=TRAINING)
+    gradient_accumulation_steps: int = setting(
+        INTEGER, "batches of an optimizer step", 1, rule=at_least(1), group=TRAINING
+    )
+    lr: float | None = setting(
+        NUMBER,
+        "learning rate of the prompts (default: 0.1; 0.05 by the published rule)",
+        None,
+        rule=at_least(0),
+        group=TRAINING,
+    )
+    head_lr: float | None = setting(
+        NUMBER,
+        "learning rate of the head (default: 0.01; by the published rule that of the prompts, or 0.01 for --method linear)",
+        None,
+        rule=at_least(0),
+        group=TRAINING,
+    )
+    lr_rule: str = setting(
+        TEXT,
+        "absolute: rates as given; published: rates, their start and minimum x clips per step / 256",
+        "absolute",
+        choices=("absolute", "published"),
+        group=TRAINING,
+    )
+    min_lr: float | None = setting(
+        NUMBER, "rate at the end (default: 0; 1e-6 by the published rule)", None, rule=at_least(0), group=TRAINING
+    )
+    warmup_start_lr: float | None = setting(
+        NUMBER,
+        "rate at the start of the warm-up (default: 0; 1e-6 by the published rule)",
+        None,
+        rule=at_least(0),
+        group=TRAINING,
+    )
+    warmup_fraction: float = setting(
+        NUMBER, "part of all steps in which the rate rises", 0.1, rule=within(0, 1), group=TRAINING
+    )
+    weight_decay: float = setting(
+        NUMBER, "weight decay of tensors with two dimensions and more", 1e-5, rule=at_least(0), group=TRAINING
+    )
+    label_smoothing: float = setting(
+        NUMBER, "part of each target spread over all classes", 0.1, rule=within(0, 1, below=True), group=TRAINING
+    )
+    max_grad_norm: float = setting(
+        NUMBER, "clip the gradient to this norm; 0: never", 0.0, rule=at_least(0), group=TRAINING
+    )
+    drop_last: bool = setting(SWITCH, "leave out an epoch's incomplete last batch, as published", False, group=TRAINING)
+    seed: int = setting(INTEGER, "seed of everything random", 0, rule=within(0, 2**32 - 1), group=TRAINING)
+
+    bf16: bool = setting(SWITCH, "mixed precision in bfloat16", False, group=MACHINE)
+    fp16: bool = setting(SWITCH, "mixed precision in float16 (needs a GPU)", False, group=MACHINE)
+    gradient_checkpointing: bool = setting(SWITCH, "compute activations twice to save memory", False, group=MACHINE)
+    device: str = setting(
+        TEXT, "where to compute: a GPU where there is one, or the CPU", "auto", choices=("auto", "cpu"), group=MACHINE
+    )
+    threads: int | None = setting(
+        INTEGER, "CPU threads of torch (default: torch's choice)", None, rule=at_least(1), group=MACHINE
+    )
+    workers: int = setting(
+        INTEGER, "processes that decode clips; 0: none besides the main one", 0, rule=at_least(0), group=MACHINE
+    )
+
+    test: bool = setting(SWITCH, "evaluate a test split once at the end", True, group=RUN)
+    resume: bool = setting(
+        SWITCH, "go on from the last complete checkpoint in --out, or start there if there is none", False, group=RUN
+    )
+    progress: bool = setting(SWITCH, "show a progress bar", True, group=RUN)
+    push_to_hub: str | None = setting(
+        TEXT, "upload the adapter to this repository at the end", None, group=RUN, metavar="USER/NAME"
+    )
+
+    def conflicts(self) -> list[str]:
+        """Values that are fine alone and not together."""
+        problems = []
+        if self.bf16 and self.fp16:
+            problems.append("bf16 (True) must not be combined with fp16, but both are on. Choose one.")
+        if self.fp16 and self.device == "cpu":
+            problems.append("fp16 (True) must run on a GPU, but device is cpu. Use bf16 there.")
+        if self.cache not in ("auto", "none") and self.sampling != "even":
+            problems.append(
+                f"cache ({self.cache!r}) must go with sampling even, but sampling is {self.sampling} and takes "
+                "other frames in every epoch. Leave the cache out."
+            )
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is not None and len(value) != 3:
+                problems.append(f"{name} ({list(value)}) must be 3 numbers, one for each of red, green, blue.")
+        if self.std is not None and not all(map(above(0).holds, self.std)):
+            problems.append(f"std ({list(self.std)}) must be above 0 in every channel.")
+        return problems
+
+    @property
+    def clips_per_step(self) -> int:
+        """Clips of one optimizer step of one process."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+    def what_comes_out(self) -> dict:
+        """The settings that decide the result, which a resumed run must repeat."""
+        return {name: value for name, value in self.as_dict().items() if name not in HOW_NOT_WHAT}

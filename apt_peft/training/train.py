@@ -1,0 +1,337 @@
+"""One run from flags to a scored adapter folder. Trainer runs the loop; this file says in which order things happen."""
+
+import datetime
+import json
+import logging
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch.utils.data import DataLoader
+from transformers import set_seed
+
+from apt_peft.errors import ConfigError
+from apt_peft.evaluation import EvaluationResult, evaluate
+from apt_peft.training import checkpoints, hub
+from apt_peft.training.base import (
+    frames_and_size,
+    head_of,
+    open_base,
+    quiet,
+    read_config,
+    weights_fingerprint,
+)
+from apt_peft.training.clips import ClipSettings, clip_settings
+from apt_peft.training.data import RunData, collate, load_data
+from apt_peft.training.head import initialize_head
+from apt_peft.training.optimizer import learning_rates
+from apt_peft.training.record import FORMAT, RUN_FILE, model_card, read_run, versions
+from apt_peft.training.settings import TrainSettings
+from apt_peft.training.trainer import PromptTrainer, RunCallback, training_arguments
+from apt_peft.tuner import AttentionPromptConfig, initialize_prompts_from_data
+
+logger = logging.getLogger(__name__)
+EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came out of a run.
+
+    Args:
+        out: the adapter folder.
+        method: `apt` or `linear`.
+        trained_parameters: numbers that were trained, head included.
+        seconds: time of the training itself, validation included, over all processes of a resumed run.
+        top1: per cent of the test clips, None without a test.
+        validation_top1: per cent of the validation clips at the chosen epoch, None without any.
+        skipped: clips that could not be read and were left out.
+        test: the scores of the test clips, None without a test or where an earlier process made them.
+    """
+
+    out: Path
+    method: str
+    trained_parameters: int
+    seconds: float
+    top1: float | None
+    validation_top1: float | None
+    skipped: tuple[str, ...]
+    test: EvaluationResult | None = None
+
+
+def train(settings: TrainSettings) -> TrainResult:
+    """Train prompts and head, or the head alone, and score them: all that `apt-peft train` does.
+
+    Args:
+        settings: the run's flags.
+
+    Returns:
+        The scores; the adapter is in `settings.out`.
+
+    Raises:
+        AptError: settings, data, backbone or folder cannot be used; nothing has been trained then.
+    """
+    out = Path(settings.out)
+    if settings.push_to_hub:
+        hub.check(settings.push_to_hub)
+    if settings.resume and checkpoints.is_finished(out):
+        logger.warning("The run in %s is finished; nothing is left to train.", out)
+        return _finished(settings, out)
+    checkpoints.prepare_folder(out, resume=settings.resume)
+    with _threads(settings.threads), quiet():
+        result = _train(settings, out)
+    if settings.push_to_hub:
+        hub.push(out, settings.push_to_hub)
+    return result
+
+
+def _train(settings: TrainSettings, out: Path) -> TrainResult:
+    folder = out / checkpoints.CHECKPOINTS
+    config = read_config(settings.model)
+    mean_pooling = getattr(config, "use_mean_pooling", True)
+    frames, size = frames_and_size(config)
+    clips = clip_settings(settings, frames=frames, size=size)
+    data = load_data(settings, clips)
+
+    set_seed(settings.seed)
+    base = open_base(settings.model, labels=data.labels)
+    fingerprint = weights_fingerprint(base)
+    checkpoints.check_same_run(
+        folder, {**settings.what_comes_out(), "data fingerprint": data.fingerprint, "backbone fingerprint": fingerprint}
+    )
+    model = _with_prompts(base, settings, data)
+    trained, total = model.get_nb_trainable_parameters()
+    logger.info(
+        "%s in %d classes. %s of %s parameters are trained.",
+        data.describe(),
+        len(data.labels),
+        f"{trained:,}",
+        f"{total:,}",
+    )
+
+    trainer = _trainer(model, settings, data, folder)
+    checkpoint = _checkpoint_to_resume(folder) if settings.resume else None
+    if checkpoint is not None:
+        trainer.seconds_before = (checkpoints.read_marker(checkpoint) or {}).get("seconds", 0.0)
+    trainer.started = time.perf_counter()
+    with warnings.catch_warnings():
+        # Trainer's own use of what torch and transformers are about to rename is not the user's concern.
+        warnings.simplefilter("ignore", (FutureWarning))
+        warnings.simplefilter("ignore", (DeprecationWarning))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = trainer.seconds
+
+    test = _score(model, settings, data, "test") if settings.test and data.splits["test"] else None
+    validation = _validation(trainer)
+    values = {
+        "format": FORMAT,
+        "result": {"validation": validation, "test": test.summary() if test else None},
+        "method": settings.method,
+        "trained_parameters": trained,
+        "total_parameters": total,
+        "training_seconds": round(seconds, 2),
+        "steps": trainer.state.global_step,
+        "chosen_step": trainer.state.best_global_step or trainer.state.global_step,
+        "learning_rates": vars(trainer.rates),
+        "precision": _precision(settings),
+        "clips": clips.as_dict(),
+        "labels": list(data.labels),
+        "data": data.as_dict(),
+        "backbone": {"name": settings.model, "fingerprint": fingerprint},
+        "mean_pooling_forced": not mean_pooling,
+        "settings": settings.as_dict(),
+        "versions": versions(),
+        "device": _device_name(model),
+        "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "history": trainer.state.log_history,
+    }
+    if trainer.is_world_process_zero():
+        _write_adapter(out, model, settings, data, clips, values, test, forced_pooling=not mean_pooling)
+    return TrainResult(
+        out=out,
+        method=settings.method,
+        trained_parameters=trained,
+        seconds=seconds,
+        top1=test.top1 if test else None,
+        validation_top1=(validation or {}).get("top1"),
+        skipped=data.skipped,
+        test=test,
+    )
+
+
+def _with_prompts(base: torch.nn.Module, settings: TrainSettings, data: RunData) -> PeftModel:
+    """The backbone with its head at the published start, and prompts where the method has them."""
+    initialize_head(head_of(base), seed=settings.seed)
+    apt = settings.method == "apt"
+    config = AttentionPromptConfig(
+        num_prompt_tokens=settings.num_prompt_tokens,
+        prompt_dropout=settings.prompt_dropout,
+        reparameterization=settings.reparameterization,  # type: ignore[arg-type]
+        share_prompts_across_heads=settings.share_prompts_across_heads,
+        init_weights="data" if apt and settings.init_weights == "data" else True,
+        target_modules=None if apt else [],
+        layers_to_transform=list(settings.layers_to_transform) if apt and settings.layers_to_transform else None,
+    )
+    with warnings.catch_warnings():
+        # PEFT asks transformers by a name that is about to change.
+        warnings.simplefilter("ignore", FutureWarning)
+        model = get_peft_model(base, config)
+    if config.init_weights == "data":
+        dataset = data.training()
+        dataset.set_epoch(0)
+        generator = torch.Generator().manual_seed(settings.seed)
+        loader = DataLoader(
+            dataset, batch_size=settings.batch_size, shuffle=True, generator=generator, collate_fn=collate
+        )
+        initialize_prompts_from_data(model, loader, seed=settings.seed)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def _trainer(model: PeftModel, settings: TrainSettings, data: RunData, folder: Path) -> PromptTrainer:
+    validates = bool(data.splits["val"])
+    arguments = training_arguments(settings, folder=folder, validates=validates)
+    clips_per_step = arguments.train_batch_size * settings.gradient_accumulation_steps * arguments.world_size
+    if settings.drop_last and len(data.splits["train"]) < arguments.train_batch_size * arguments.world_size:
+        raise ConfigError(
+            f"batch_size ({settings.batch_size}) must not exceed the {len(data.splits['train'])} training clips with "
+            "drop_last, but then every batch is incomplete. Make it smaller, or take --no-drop-last."
+        )
+    dataset = data.training()
+    return PromptTrainer(
+        settings=settings,
+        rates=learning_rates(
+            rule=settings.lr_rule,
+            method=settings.method,
+            clips_per_step=clips_per_step,
+            lr=settings.lr,
+            head_lr=settings.head_lr,
+            start=settings.warmup_start_lr,
+            minimum=settings.min_lr,
+        ),
+        evaluation=partial(_score, model, settings, data, "val") if validates else None,
+        model=model,
+        args=arguments,
+        data_collator=collate,
+        train_dataset=dataset,
+        eval_dataset=data.testing("val") if validates else None,
+        callbacks=[RunCallback(dataset, progress=settings.progress)],
+    )
+
+
+def _score(model: PeftModel, settings: TrainSettings, data: RunData, split: str) -> EvaluationResult:
+    return evaluate(
+        model,
+        data.testing(split),
+        labels=data.labels,
+        names=data.names(split),
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        precision=_precision(settings),
+        progress=settings.progress,
+    )
+
+
+def _checkpoint_to_resume(folder: Path) -> Path | None:
+    checkpoint, torn = checkpoints.choose(folder)
+    for name in torn:
+        logger.warning("%s is incomplete (its saving was cut short) and is passed over.", name)
+    if checkpoint is None:
+        logger.warning("%s has no complete checkpoint; training starts from the beginning.", folder)
+    else:
+        logger.info("Going on from %s.", checkpoint.name)
+    return checkpoint
+
+
+def _validation(trainer: PromptTrainer) -> dict[str, Any] | None:
+    """The validation scores of the chosen epoch, from the log that checkpoints carry on."""
+    step = trainer.state.best_global_step or trainer.state.global_step
+    for entry in trainer.state.log_history:
+        if entry.get("step") == step and "eval_top1" in entry:
+            return {name: entry.get(f"eval_{name}") for name in ("top1", "top5", "loss", "clips", "correct")}
+    return None
+
+
+def _write_adapter(
+    out: Path,
+    model: PeftModel,
+    settings: TrainSettings,
+    data: RunData,
+    clips: ClipSettings,
+    values: dict[str, Any],
+    test: EvaluationResult | None,
+    *,
+    forced_pooling: bool,
+) -> None:
+    """Write the adapter folder's files aside, then move them in: an adapter that is there is whole."""
+    partial_folder = out / checkpoints.PARTIAL
+    if partial_folder.exists():
+        shutil.rmtree(partial_folder)
+    partial_folder.mkdir()
+    model.save_pretrained(str(partial_folder))
+    card = model_card(
+        base=settings.model,
+        labels=data.labels,
+        method=settings.method,
+        values=values,
+        clips=clips,
+        mean_pooling=forced_pooling,
+    )
+    (partial_folder / "README.md").write_text(card, encoding="utf-8")
+    processor = json.dumps(clips.processor(), indent=2) + "\n"
+    (partial_folder / "preprocessor_config.json").write_text(processor, encoding="utf-8")
+    checkpoints.write_json(partial_folder / RUN_FILE, values)
+    if test is not None:
+        test.save(partial_folder / EVALUATION)
+    checkpoints.move_in(partial_folder, out)
+    data.remove_own_cache()
+
+
+def _finished(settings: TrainSettings, out: Path) -> TrainResult:
+    """The result of a run that an earlier process finished."""
+    values = read_run(out).values
+    if settings.push_to_hub:
+        hub.push(out, settings.push_to_hub)
+    return TrainResult(
+        out=out,
+        method=values["method"],
+        trained_parameters=values["trained_parameters"],
+        seconds=values["training_seconds"],
+        top1=(values["result"]["test"] or {}).get("top1"),
+        validation_top1=(values["result"]["validation"] or {}).get("top1"),
+        skipped=tuple(values["data"]["skipped"]),
+    )
+
+
+def _precision(settings: TrainSettings) -> str:
+    return "bfloat16" if settings.bf16 else "float16" if settings.fp16 else "float32"
+
+
+def _device_name(model: PeftModel) -> str:
+    device = next(model.parameters()).device
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {torch.get_num_threads()} threads"
+    )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Use so many CPU threads for a while."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

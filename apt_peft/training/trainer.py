@@ -1,0 +1,208 @@
+"""What this package adds to Hugging Face's Trainer: two learning rates, the warm-up, scored views, whole checkpoints."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from apt_peft.evaluation import EvaluationResult
+from apt_peft.training import checkpoints
+from apt_peft.training.optimizer import LearningRates, prompt_parameter_groups, warmup_cosine
+from apt_peft.training.settings import TrainSettings
+
+SELECTION = "selection"
+
+
+class PromptTrainer(Trainer):
+    """Trainer with this package's optimizer groups, schedule, loss and scoring.
+
+    Args:
+        settings: the run's flags.
+        rates: peak, start and minimum learning rates.
+        evaluation: scores the validation clips, or None where there are none.
+        seconds_before: training time of the earlier processes of a resumed run.
+        options: what Trainer takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: TrainSettings,
+        rates: LearningRates,
+        evaluation: Callable[[], EvaluationResult] | None,
+        seconds_before: float = 0.0,
+        **options: Any,
+    ) -> None:
+        self.settings, self.rates, self.evaluation = settings, rates, evaluation
+        self.started, self.seconds_before = time.perf_counter(), seconds_before
+        super().__init__(compute_loss_func=self.loss, **options)
+        # The loss is computed here, so the model need not be told how many clips an optimizer step has.
+        self.model_accepts_loss_kwargs = False
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far over all processes of the run."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Cross entropy with smoothed labels, summed over the batch and divided by the clips of the optimizer step."""
+        total = torch.nn.functional.cross_entropy(
+            outputs.logits.float(), labels, label_smoothing=self.settings.label_smoothing, reduction="sum"
+        )
+        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with the published betas and eps over the groups of prompts and head."""
+        if self.optimizer is None:
+            groups = prompt_parameter_groups(
+                self.model if model is None else model,  # type: ignore[arg-type]
+                lr=self.rates.prompts,
+                head_lr=self.rates.head,
+                weight_decay=self.settings.weight_decay,
+            )
+            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Warm-up and cosine, stepped once an optimizer step."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = warmup_cosine(
+                self.optimizer if optimizer is None else optimizer,  # type: ignore[arg-type]
+                rates=self.rates,
+                warmup_steps=round(self.settings.warmup_fraction * num_training_steps),
+                steps=num_training_steps,
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Score the validation clips as `apt-peft evaluate` does, all their views averaged."""
+        assert self.evaluation is not None, "Trainer evaluates only where there is a validation split"
+        result = self.evaluation()
+        numbers = {name: value for name, value in result.summary().items() if value is not None}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in numbers.items()} | {
+            # Few clips make many ties, and the first of equals would be an early epoch: the lower loss decides them.
+            f"{metric_key_prefix}_{SELECTION}": result.top1 - 1e-6 * min(result.loss, 1e3),
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save as Trainer does, then mark the checkpoint as whole, and only then delete older ones."""
+        folder = Path(str(self.args.output_dir))
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and checkpoint.exists():
+            checkpoints.delete(checkpoint)
+        super()._save_checkpoint(*args, **kwargs)
+        if self.args.should_save:
+            checkpoints.mark_complete(checkpoint, step=self.state.global_step, seconds=round(self.seconds, 3))
+            best = self.state.best_model_checkpoint
+            checkpoints.rotate(folder, {checkpoint} | ({Path(best)} if best else set()))
+
+
+class RunCallback(TrainerCallback):
+    """Keeps the dataset's epoch, the best checkpoint's place and the progress bar.
+
+    Args:
+        dataset: training clips, told each epoch.
+        progress: show a bar.
+    """
+
+    def __init__(self, dataset: Any, *, progress: bool) -> None:
+        self.dataset, self.progress = dataset, progress
+        self.bar: tqdm | None = None
+        self.shown: dict[str, str] = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Find the best checkpoint again, should the folder have moved since it was written; open the bar."""
+        if state.best_global_step:
+            best = Path(str(args.output_dir)) / f"checkpoint-{state.best_global_step}"
+            state.best_model_checkpoint = str(best) if checkpoints.read_marker(best) else None
+            if state.best_model_checkpoint is None:
+                state.best_global_step = state.best_metric = None
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="training",
+            unit="step",
+            disable=not (self.progress and state.is_world_process_zero),
+        )
+
+    def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """What is drawn for a clip is a function of the epoch, which the dataset is told here."""
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Show the last loss and validation top-1 beside the bar."""
+        names = {"loss": ("loss", "{:.3f}"), "eval_top1": ("validation top-1", "{:.1f}")}
+        for key, (name, form) in names.items():
+            if logs and key in logs:
+                self.shown[name] = form.format(logs[key])
+        if self.bar is not None:
+            self.bar.set_postfix(self.shown)
+
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def training_arguments(settings: TrainSettings, *, folder: Path, validates: bool) -> TrainingArguments:
+    """Trainer's arguments of a run.
+
+    Args:
+        settings: the run's flags.
+        folder: OUT/checkpoints.
+        validates: whether there are validation clips to choose the best epoch by.
+
+    Returns:
+        The arguments.
+    """
+    best: dict[str, Any] = {}
+    if validates:
+        best = {
+            "eval_strategy": "epoch",
+            "load_best_model_at_end": True,
+            "metric_for_best_model": SELECTION,
+            "greater_is_better": True,
+        }
+    on_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        num_train_epochs=settings.epochs,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.bf16,
+        fp16=settings.fp16,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        use_cpu=settings.device == "cpu",
+        dataloader_num_workers=settings.workers,
+        dataloader_persistent_workers=settings.workers > 0,
+        dataloader_drop_last=settings.drop_last,
+        dataloader_pin_memory=on_gpu,
+        save_strategy="epoch",
+        # Trainer would delete the last whole checkpoint before the next one is marked whole: see _save_checkpoint.
+        save_total_limit=None,
+        logging_strategy="epoch",
+        log_level="error",
+        report_to="none",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        disable_tqdm=True,
+        **best,
+    )
