@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch.nn as nn
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 
 from ..errors import TargetError
 from .config import AttentionPromptConfig
@@ -35,7 +35,9 @@ class AttentionPromptModel(BaseTuner):
 
     prefix = "attention_prompt_"
     tuner_layer_cls = AttentionPromptLayer
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}  # `families.py` stands in for it: it knows regular expressions
+    target_module_mapping: ClassVar[
+        dict[str, list[str]]
+    ] = {}  # `families.py` stands in for it: it knows regular expressions
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         self._base_labels = label_names(model)
@@ -47,7 +49,7 @@ class AttentionPromptModel(BaseTuner):
         """Fill in the settings that depend on the model, check them all, then let PEFT wrap the modules."""
         config = self.peft_config[adapter_name]
         self._complete_config(config, model)
-        self._check_targets(config, model)
+        self._check_targets(config, model, by_name=kwargs.get("state_dict") is None)
         without_prompts = config.target_modules == []
         if without_prompts:  # PEFT's word for an adapter that matches nothing on purpose
             config.target_modules = DUMMY_TARGET_MODULES
@@ -71,8 +73,8 @@ class AttentionPromptModel(BaseTuner):
         if config.id2label is None and label_head_name(model, config.modules_to_save):
             config.id2label = self._base_labels
 
-    def _check_targets(self, config: AttentionPromptConfig, model: nn.Module) -> None:
-        """Refuse, before anything is wrapped, what cannot work."""
+    def _check_targets(self, config: AttentionPromptConfig, model: nn.Module, by_name: bool) -> None:
+        """Refuse, before anything is wrapped, what cannot work. A state dict may tell the targets instead of names."""
         missing = [n for n in config.modules_to_save or [] if not any(k.endswith(n) for k, _ in model.named_modules())]
         if missing:
             raise TargetError(
@@ -94,6 +96,11 @@ class AttentionPromptModel(BaseTuner):
                 f"In {type(model).__name__} these can: {candidates(model) or 'none'}."
             )
         self._check_layer_range(config, model)
+        if by_name and not matched and config.target_modules != [] and not config.exclude_modules:
+            raise TargetError(
+                f"Target modules {config.target_modules} not found in the base model. Please check the target modules and "
+                f"try again. In {type(model).__name__} these can take prompts: {candidates(model) or 'none'}."
+            )
 
     def _check_layer_range(self, config: AttentionPromptConfig, model: nn.Module) -> None:
         wanted = config.layer_indices
@@ -112,9 +119,10 @@ class AttentionPromptModel(BaseTuner):
         """As PEFT does it, except that `layers_to_transform` works with the default target, a regular expression."""
         found = check_target_module_exists(peft_config, key)
         layers = peft_config.layer_indices
-        if layers is None or not found or peft_config.target_modules not in DEFAULT_PATTERNS:
+        target = peft_config.target_modules
+        if layers is None or not found or not isinstance(target, str) or target not in DEFAULT_PATTERNS:
             return found
-        match = re.fullmatch(peft_config.target_modules, key)
+        match = re.fullmatch(target, key)
         return found if match is None else int(match["layer"]) in layers
 
     def _prepare_adapter_config(
@@ -142,9 +150,12 @@ class AttentionPromptModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """Put a module in another's place; on the way out, the attention gets its config back."""
+        """Put a module in another's place; on the way out, an attention gets its config back."""
         if isinstance(child, AttentionPromptLayer):
             child.detach()
+        elif isinstance(child, ModulesToSaveWrapper):
+            # PEFT would leave the adapter's head on the base; one trained for prompts is of no use without them
+            new_module = child.original_module
         setattr(parent, child_name, new_module)
 
     # --------------------------------------------------------------------------------- adapters and their labels
@@ -163,7 +174,7 @@ class AttentionPromptModel(BaseTuner):
         """Take all adapters off.
 
         Returns:
-            The base model with its own modules, configs and labels.
+            The base model with its own modules, configs and labels; its own head, too, not an adapter's.
         """
         model = super().unload()
         show_labels(model, self._base_labels)
@@ -186,13 +197,22 @@ class AttentionPromptModel(BaseTuner):
 
     # -------------------------------------------------------------------------------------- what PEFT may ask for
 
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Switch gradient checkpointing on.
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Switch gradient checkpointing on, by the name that transformers gives it from 5.23 on."""
+        self.model.activation_checkpointing_enable(*args, **kwargs)
+        self._let_gradients_in()
 
-        With `use_reentrant=True`, a block none of whose inputs needs a gradient would get none for its prompts either,
-        and everything below the first prompts is frozen: so the embeddings' output is made to need one.
-        """
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Switch gradient checkpointing on."""
         self.model.gradient_checkpointing_enable(*args, **kwargs)
+        self._let_gradients_in()
+
+    def _let_gradients_in(self) -> None:
+        """Make the embeddings' output need a gradient.
+
+        With `use_reentrant=True`, a block none of whose inputs needs one would compute none for its prompts either, and
+        everything below the first prompts is frozen.
+        """
         self.model.enable_input_require_grads()
 
     def _check_merge_allowed(self) -> None:
