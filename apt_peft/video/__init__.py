@@ -1,5 +1,6 @@
 """Video files -> clips for a model: sampling, decoding, transforms, data sets and a check of the files."""
 
+from .audit import AuditReport, audit
 from .clip import Clip, DataSplits
 from .data import read_data, stratified_split
 from .dataset import VideoDataset
@@ -12,6 +13,7 @@ from .transforms import IMAGENET_MEAN, IMAGENET_STD, ClipTransform
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "AuditReport",
     "Clip",
     "ClipTransform",
     "DataSplits",
@@ -19,6 +21,7 @@ __all__ = [
     "VideoDataset",
     "VideoInfo",
     "VideoReader",
+    "audit",
     "clip_generator",
     "keep_readable",
     "probe",

@@ -79,7 +79,7 @@ class VideoReader:
         self._av = require("av", "video")
         self.name = source_name(source)
         self._source = content(source)
-        self._open()
+        self._container, self._stream = open_video(self._source, self.name)
         context = self._stream.codec_context
         self._size = (context.width, context.height)
         self._times: list[int] | None = None
@@ -105,6 +105,11 @@ class VideoReader:
     def num_frames(self) -> int:
         """Frames that a player would show."""
         return self._num_frames
+
+    @property
+    def counts_frames(self) -> bool:
+        """Whether every read decodes the whole file, because its times are not to be trusted."""
+        return self._times is None
 
     def info(self) -> VideoInfo:
         """Describe the video, with its first frame decoded.
@@ -194,8 +199,8 @@ class VideoReader:
     # Opening and the table of frames
 
     def _open(self) -> None:
-        if hasattr(self, "_container"):
-            self._container.close()
+        """Start again from the beginning of the file."""
+        self._container.close()
         self._container, self._stream = open_video(self._source, self.name)
 
     def _read_table(self) -> None:
@@ -211,7 +216,9 @@ class VideoReader:
             if packet.pts is not None and (not self._keys or packet.pts < self._keys[0].pts):
                 before_first_key.append(packet.pts)
         times = sorted({time for time in shown if time is not None})
-        if len(times) != len(shown) or not self._keys:
+        # AVI has no display times; where FFmpeg's guess leaves frames in their stored order, B-frames stand wrongly.
+        guessed = self._container.format.name == "avi" and self._stream.codec_context.reorder_depth and times == shown
+        if len(times) != len(shown) or not self._keys or guessed:
             self._count_frames()
             return
         self._keys.sort(key=lambda key: key.pts)

@@ -37,8 +37,8 @@ def read_lists(root: Path, files: dict[str, Path], names: list[str] | None) -> D
     if names is None:
         names = _names(texts)
     number = {name: label for label, name in enumerate(names)}
-    for label in range(len(names)):
-        number.setdefault(str(label), label)
+    for place in range(len(names)):
+        number.setdefault(str(place), place)
     result = DataSplits(labels=names)
     for split, found in entries.items():
         clips = []

@@ -110,11 +110,10 @@ def _load(data: str) -> Any:
             return datasets.load_dataset(data)
         return datasets.load_dataset("videofolder", data_dir=data)
     except Exception as error:
-        causes, cause = [], error
-        while cause is not None:
-            causes.append(cause)
+        cause: BaseException | None = error
+        while cause is not None and "torchcodec" not in str(cause):
             cause = cause.__cause__ or cause.__context__
-        if any("torchcodec" in str(cause) for cause in causes):
+        if cause is not None:
             raise DataError(
                 f"data ({data}) must be loaded by `datasets`, but the installed torchcodec cannot load its libraries. It is "
                 "not needed here. Run: pip uninstall torchcodec"
