@@ -96,7 +96,10 @@ def run(args: argparse.Namespace) -> int:
 def _refuse(flags: list[str], source: str, found: str) -> None:
     if flags:
         wanted = "an adapter's folder" if found == "no folder" else "a weight file"
-        raise CheckpointError(f"{', '.join(flags)} must go with {wanted}, but source ({source}) is {found}. Leave out.")
+        raise CheckpointError(
+            f"{', '.join(flags)} must go with {wanted}, but SOURCE ({source}) is {found}. Leave "
+            f"{'it' if len(flags) == 1 else 'them'} out, or give another SOURCE."
+        )
 
 
 def read_labels(path: str | Path) -> list[str]:

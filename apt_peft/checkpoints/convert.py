@@ -24,7 +24,7 @@ from .layout import HEAD, HEAD_NORM, PROMPTS, Entry, layout
 from .options import AS_THE_FILE_SAYS, CheckpointOptions
 from .reading import WeightFile, listing, read_weight_file
 from .report import ConversionReport, TensorLine
-from .translate import account, is_decoder_key, to_transformers
+from .translate import account, set_aside, to_transformers
 
 # All LayerNorms of the reference; transformers builds fc_norm and the decoder's norm with 1e-5, whatever its config says.
 REFERENCE_EPS = 1e-6
@@ -78,7 +78,7 @@ def convert_checkpoint(
             or `out` is not free. Nothing is left behind.
     """
     check_free(out)
-    file, dimensions, entries, leftover = _read(checkpoint, options)
+    file, dimensions, entries, aside, leftover = _read(checkpoint, options)
     model = _build(file, dimensions, entries, options)
     base, adapter = Path(out) / "base", Path(out) / "adapter"
     with written_whole(out) as draft:
@@ -93,7 +93,7 @@ def convert_checkpoint(
         kind=KINDS[dimensions.kind],
         tensors=tuple(TensorLine(key, entry.shape, entry.targets) for key, entry in entries.items()),
         leftover=leftover,
-        left_out=tuple(key for key in file.state if not options.keep_decoder and is_decoder_key(key)),
+        left_out=aside,
         other_entries=file.other_entries,
         settings=_settings(dimensions),
         written=tuple(written),
@@ -117,18 +117,20 @@ def load_checkpoint(
     Raises:
         CheckpointError: as in `convert_checkpoint`.
     """
-    file, dimensions, entries, _ = _read(checkpoint, options)
+    file, dimensions, entries, *_ = _read(checkpoint, options)
     model = _build(file, dimensions, entries, options)
     return (_add_prompts(model, file, dimensions, entries) if dimensions.prompts else model).eval()
 
 
 def _read(
     checkpoint: str | Path, options: CheckpointOptions
-) -> tuple[WeightFile, Dimensions, dict[str, Entry], tuple[str, ...]]:
+) -> tuple[WeightFile, Dimensions, dict[str, Entry], tuple[str, ...], tuple[str, ...]]:
+    """The file, its model, every tensor's place, keys that need none, and keys that have none."""
     file = read_weight_file(checkpoint)
     dimensions = measure(file, options)
     entries = layout(dimensions)
-    return file, dimensions, entries, account(file, entries, options)
+    aside = set_aside(file, dimensions, options)
+    return file, dimensions, entries, aside, account(file, entries, aside, options.allow_leftover)
 
 
 def _build(

@@ -107,7 +107,7 @@ def measure(file: WeightFile, options: CheckpointOptions) -> Dimensions:
         )
     sources: dict[str, str] = {}
 
-    def told(name: str, option: int | None, setting: int | None, published: int) -> int:
+    def told(name: str, option: int | None, setting: int | None, published: int, unit: tuple[str, int]) -> int:
         value, sources[name] = next(
             (value, source)
             for value, source in (
@@ -117,18 +117,15 @@ def measure(file: WeightFile, options: CheckpointOptions) -> Dimensions:
             )
             if value is not None
         )
-        if value < 1:
-            problems.append(f"{name} ({value}) must be at least 1")
-        return max(value, 1)
+        if value < 1 or value % unit[1]:
+            problems.append(f"{name} ({value}) must be a positive multiple of the {unit[0]} size, {unit[1]}")
+        return value
 
     frames = _integer(file.settings, "num_frames")
     segments = _integer(file.settings, "num_segments") or 1
-    image_size = told("image_size", options.image_size, _integer(file.settings, "input_size"), PUBLISHED_IMAGE_SIZE)
-    num_frames = told("num_frames", options.num_frames, frames and frames * segments, PUBLISHED_NUM_FRAMES)
-    if image_size % patch_size:
-        problems.append(f"image_size ({image_size}) must be a multiple of the patch size, {patch_size}")
-    if num_frames % tubelet_size:
-        problems.append(f"num_frames ({num_frames}) must be a multiple of the tubelet size, {tubelet_size}")
+    pixels, patch, tubelet = _integer(file.settings, "input_size"), ("patch", patch_size), ("tubelet", tubelet_size)
+    image_size = told("image_size", options.image_size, pixels, PUBLISHED_IMAGE_SIZE, patch)
+    num_frames = told("num_frames", options.num_frames, frames and frames * segments, PUBLISHED_NUM_FRAMES, tubelet)
     if (tokens := (image_size // patch_size) ** 2 * (num_frames // tubelet_size)) > MAX_PATCH_TOKENS:
         problems.append(
             f"image_size ({image_size}) and num_frames ({num_frames}) must give at most {MAX_PATCH_TOKENS:,} patch "

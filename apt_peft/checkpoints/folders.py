@@ -38,12 +38,17 @@ def written_whole(out: str | Path) -> Iterator[Path]:
         A path in the same parent folder that does not exist yet; make it a file or a folder.
 
     Raises:
-        CheckpointError: `out` is not free.
+        CheckpointError: `out` is not free, or its parent folder cannot be made.
     """
     check_free(out)
     path = Path(out).absolute()
     made = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"out ({out}) must be at a place where folders can be made, but {path.parent} cannot. Choose another place."
+        ) from error
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield draft

@@ -21,7 +21,7 @@ class ConversionReport:
         kind: what it holds, in words.
         tensors: every tensor that was carried over.
         leftover: keys without a place in the model, by name.
-        left_out: keys left out because an option says so.
+        left_out: keys that need no place: an unwanted decoder, a position table that transformers computes itself.
         other_entries: the file's other entries, which are no weights of the model, such as the optimizer's state.
         settings: sizes of the model, each with where it comes from.
         written: what stands where now.
@@ -56,7 +56,9 @@ class ConversionReport:
             lines += [f"  {line.key} {line.shape} = {', '.join(line.targets)}" for line in self.tensors]
         lines += ["missing: none", f"left over: {', '.join(self.leftover) or 'none'}"]
         if self.left_out:
-            lines.append(f"left out as asked: {', '.join(self.left_out)}")
+            lines.append(
+                f"left out (an unwanted decoder, positions that transformers computes itself): {', '.join(self.left_out)}"
+            )
         if self.other_entries:
             lines.append(f"other entries, not carried over: {', '.join(self.other_entries)}")
         lines += [f"{name}: {value}" for name, value in self.settings]

@@ -3,47 +3,69 @@
 from collections.abc import Mapping
 
 import torch
+from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding_table
 
 from ..errors import CheckpointError
+from .dimensions import Dimensions
 from .layout import Entry
 from .options import CheckpointOptions
 from .reading import WeightFile, listing
 
 
-def account(file: WeightFile, entries: Mapping[str, Entry], options: CheckpointOptions) -> tuple[str, ...]:
+def set_aside(file: WeightFile, dimensions: Dimensions, options: CheckpointOptions) -> tuple[str, ...]:
+    """Tensors of a file that need no place.
+
+    Args:
+        file: the file's content.
+        dimensions: of its model.
+        options: `keep_decoder` counts here.
+
+    Returns:
+        Keys of the decoder where it is not wanted, and of a position table that transformers computes by itself.
+    """
+    keys = [key for key in file.state if not options.keep_decoder and is_decoder_key(key)]
+    positions = file.state.get("pos_embed")
+    d = dimensions
+    tokens = (d.image_size // d.patch_size) ** 2 * (d.num_frames // d.tubelet_size)
+    if positions is not None and positions.shape == (1, tokens, d.hidden_size):
+        table = get_sinusoid_encoding_table(tokens, d.hidden_size)
+        if torch.allclose(positions.float(), table, rtol=0, atol=1e-3):  # files in half precision, too
+            keys.append("pos_embed")
+    return tuple(keys)
+
+
+def account(
+    file: WeightFile, entries: Mapping[str, Entry], aside: tuple[str, ...], allow_leftover: bool
+) -> tuple[str, ...]:
     """Compare what a file holds with what its model needs.
 
     Args:
         file: the file's content.
         entries: what a file of its dimensions must hold.
-        options: `allow_leftover` and `keep_decoder` count here.
+        aside: keys that need no place.
+        allow_leftover: whether other keys may have none either.
 
     Returns:
-        Keys that have no place in the model; empty unless the options allow them.
+        Keys that have no place in the model; empty unless they are allowed.
 
     Raises:
         CheckpointError: keys are missing, left over or of another shape; all are listed.
     """
     missing = [key for key in entries if key not in file.state]
-    leftover = [key for key in file.state if key not in entries]
-    if not options.keep_decoder:
-        leftover = [key for key in leftover if not is_decoder_key(key)]
+    leftover = [key for key in file.state if key not in entries and key not in aside]
     shapes = [
         f"{key} {tuple(file.state[key].shape)} instead of {entry.shape}"
         for key, entry in entries.items()
         if key in file.state and tuple(file.state[key].shape) != entry.shape
     ]
+    refused = [] if allow_leftover else leftover
     problems = [
-        f"{len(keys)} {what}: {listing(keys)}"
-        for keys, what in (
-            (missing, "missing"),
-            (() if options.allow_leftover else leftover, "left over"),
-            (shapes, "of another shape"),
-        )
+        f"{len(keys)} {'is' if len(keys) == 1 else 'are'} {what}: {listing(keys)}"
+        for keys, what in ((missing, "missing"), (refused, "left over"), (shapes, "of another shape"))
         if keys
     ]
     if problems:
-        remedy = " allow_leftover (--allow-leftover) converts without the keys left over." if leftover else ""
+        remedy = " allow_leftover (--allow-leftover) converts without what is left over." if refused else ""
         raise CheckpointError(
             f"checkpoint ({file.path}) must hold the {len(entries)} tensors of its model, but {'; '.join(problems)}."
             + remedy
