@@ -8,6 +8,7 @@ Importing this package makes `AttentionPromptConfig` known to PEFT:
 
 from .auto import AutoPeftModelForVideoClassification
 from .errors import AptError, CheckpointError, ConfigError, DataError, MissingExtraError, TargetError
+from .training.optimizer import prompt_parameter_groups
 from .tuner import AttentionPromptConfig, AttentionPromptModel, initialize_prompts_from_data
 from .version import __version__
 
@@ -23,4 +24,5 @@ __all__ = [
     "TargetError",
     "__version__",
     "initialize_prompts_from_data",
+    "prompt_parameter_groups",
 ]
