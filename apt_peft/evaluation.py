@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from apt_peft.errors import require
+from apt_peft.errors import DataError, require
 
 TOP = 5
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,12 +29,14 @@ class EvaluationResult:
         names: one name a clip, for example its path.
         targets: (clips,) the true label of each clip.
         scores: (clips, labels) softmaxed and averaged over the views; rows sum to 1.
+        skipped: names of clips that could not be read and were left out.
     """
 
     labels: tuple[str, ...]
     names: tuple[str, ...]
     targets: Tensor
     scores: Tensor
+    skipped: tuple[str, ...] = ()
 
     @cached_property
     def predictions(self) -> Tensor:
@@ -100,6 +103,7 @@ class EvaluationResult:
             "loss": round(self.loss, 6),
             "clips": len(self.names),
             "correct": int((self.predictions == self.targets).sum()),
+            "skipped": len(self.skipped),
         }
 
     def save(self, folder: str | Path) -> None:
@@ -114,7 +118,12 @@ class EvaluationResult:
         require("matplotlib", "viz")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        result = {**self.summary(), "per_class": self.per_class(), "mistakes": self.mistakes()}
+        result = {
+            **self.summary(),
+            "per_class": self.per_class(),
+            "mistakes": self.mistakes(),
+            "skipped_clips": list(self.skipped),
+        }
         (folder / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_csv(folder / "per_class.csv", self.per_class(), ("label", "clips", "correct", "recall", "precision"))
         _write_csv(
@@ -163,7 +172,6 @@ class EvaluationResult:
         return 100 * float((best == self.targets[:, None]).any(dim=1).double().mean())
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     dataset: Any,
@@ -177,8 +185,6 @@ def evaluate(
 ) -> EvaluationResult:
     """Score every clip of a dataset: all its views through the model, softmax per view, mean over the views.
 
-    The model's mode, and torch's random state, are afterwards as they were.
-
     Args:
         model: video classifier; `model(pixel_values=(n, T, C, height, width)).logits` is (n, labels).
         dataset: items `pixel_values` (views, T, C, height, width), `labels`, `index`; each decodes its video once.
@@ -191,6 +197,41 @@ def evaluate(
 
     Returns:
         The scores, in the dataset's order.
+
+    Raises:
+        DataError: a video cannot be read.
+    """
+    scores, targets = score_all(
+        model, dataset, batch_size=batch_size, workers=workers, precision=precision, progress=progress
+    )
+    return EvaluationResult(tuple(labels), tuple(names), targets, scores)
+
+
+@torch.no_grad()
+def score_all(
+    model: nn.Module,
+    dataset: Any,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    precision: str = "float32",
+    progress: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Scores and labels of every clip of a dataset; the model's mode and torch's random state stay as they were.
+
+    Args:
+        model: as for `evaluate`.
+        dataset: as for `evaluate`; without `labels` the second result is -1.
+        batch_size: clips x views of one forward pass.
+        workers: processes that decode.
+        precision: as for `evaluate`.
+        progress: show a bar.
+
+    Returns:
+        Scores (clips, labels) and true labels (clips,).
+
+    Raises:
+        DataError: a video cannot be read.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -205,12 +246,30 @@ def evaluate(
     rows: list[Tensor] = []
     targets: list[Tensor] = []
     try:
-        for batch in tqdm(loader, desc="evaluating", unit="batch", disable=not progress, leave=False):
-            rows.append(score(model, batch["pixel_values"].to(device), batch_size=batch_size, precision=precision))
-            targets.append(batch["labels"])
+        with unreadable_by_name():
+            for batch in tqdm(loader, desc="evaluating", unit="batch", disable=not progress, leave=False):
+                clips = batch["pixel_values"].to(device)
+                rows.append(score(model, clips, batch_size=batch_size, precision=precision))
+                targets.append(batch.get("labels", torch.full((len(clips),), -1)))
     finally:
         model.train(was_training)
-    return EvaluationResult(tuple(labels), tuple(names), torch.cat(targets), torch.cat(rows))
+    return torch.cat(rows), torch.cat(targets)
+
+
+@contextmanager
+def unreadable_by_name() -> Iterator[None]:
+    """Turn a worker process's report of an unreadable video, a traceback as text, back into the error it was.
+
+    Raises:
+        DataError: a worker could not read a video.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "UnreadableVideoError: " not in text:
+            raise
+        raise DataError(text.rpartition("UnreadableVideoError: ")[2].strip()) from None
 
 
 def score(model: nn.Module, clips: Tensor, *, batch_size: int, precision: str = "float32") -> Tensor:

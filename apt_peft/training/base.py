@@ -62,15 +62,14 @@ def frames_and_size(config: Any) -> tuple[int, int]:
     return int(frames), int(size[0] if isinstance(size, (list, tuple)) else size)
 
 
-def open_base(model: str, *, labels: Sequence[str]) -> torch.nn.Module:
+def open_base(model: str, *, labels: Sequence[str] | None, mean_pooling: bool = False) -> torch.nn.Module:
     """Load a backbone in float32 with a head for some labels.
-
-    VideoMAE's pre-training configs ask for the first token instead of the mean of all tokens; the mean is taken here
-    all the same, as the method wants it.
 
     Args:
         model: folder or name on the Hub.
-        labels: class names in label order.
+        labels: class names in label order; None leaves the backbone's own.
+        mean_pooling: classify from the mean of all tokens, as the method wants it, where the backbone's config asks
+            for the first token instead (VideoMAE's pre-training configs do).
 
     Returns:
         The classifier; its head is new unless the backbone's own has the same shape.
@@ -79,9 +78,10 @@ def open_base(model: str, *, labels: Sequence[str]) -> torch.nn.Module:
         CheckpointError: the weights cannot be read, or weights of the encoder are missing.
     """
     config = read_config(model)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    if hasattr(config, "use_mean_pooling"):
+    if labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    if mean_pooling and hasattr(config, "use_mean_pooling"):
         config.use_mean_pooling = True
     try:
         with quiet():
@@ -144,6 +144,18 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(before)
         if bar:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Use so many CPU threads for a while."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _name(key: Any) -> str:

@@ -1,13 +1,14 @@
 """How videos become clips: taken from the flags and, where these are silent, from the backbone's own files."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import cached_file
 
 from apt_peft.errors import ConfigError
+from apt_peft.settings import raise_all
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -95,38 +96,50 @@ def read_processor(model: str) -> dict[str, Any]:
     return {}
 
 
-def clip_settings(settings: Any, *, frames: int, size: int) -> ClipSettings:
+def clip_settings(
+    settings: Any, *, model: str, frames: int, size: int, trained: ClipSettings | None = None
+) -> ClipSettings:
     """The clips of a run.
 
     Args:
-        settings: flags: num_frames, size, sampling, frame_stride, resize, mean, std, segments, crops, model.
-        frames: frames that the backbone was made for.
+        settings: flags: num_frames, size, sampling, frame_stride, resize, mean, std, segments, crops; None where silent.
+        model: the backbone.
+        frames: frames that it was made for.
         size: pixels that it was made for.
+        trained: what an adapter was trained with, where one is scored.
 
     Returns:
-        Flags where given, else what the backbone's files say, else ImageNet's mean and std and a cropped square.
+        Flags where given, else what the adapter was trained with, else what the backbone's files say, else even
+        sampling, a cropped square, and ImageNet's mean and std.
 
     Raises:
-        ConfigError: frames or size differ from the backbone's.
+        ConfigError: frames or size differ from the backbone's, or crops are asked of a squashed picture.
     """
-    wrong = [
-        f"{name} ({given}) must be what the backbone was made for, but {settings.model} takes {own}. "
+    problems = [
+        f"{name} ({given}) must be what the backbone was made for, but {model} takes {own}. "
         f"Leave --{name.replace('_', '-')} out, or convert the backbone."
         for name, given, own in (("num_frames", settings.num_frames, frames), ("size", settings.size, size))
         if given is not None and given != own
     ]
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-    processor = read_processor(settings.model)
+    raise_all(problems)
+    processor = read_processor(model) if trained is None else {}
     squash = processor.get("do_center_crop") is False and "height" in (processor.get("size") or {})
-    return ClipSettings(
+    known = trained or ClipSettings(
         num_frames=frames,
-        sampling=settings.sampling,
-        frame_stride=settings.frame_stride,
+        sampling="even",
+        frame_stride=4,
         size=size,
-        resize=settings.resize or ("squash" if squash else "crop"),
-        mean=settings.mean or tuple(processor.get("image_mean") or IMAGENET_MEAN),
-        std=settings.std or tuple(processor.get("image_std") or IMAGENET_STD),
-        segments=settings.segments,
-        crops=settings.crops,
+        resize="squash" if squash else "crop",
+        mean=tuple(processor.get("image_mean") or IMAGENET_MEAN),
+        std=tuple(processor.get("image_std") or IMAGENET_STD),
+        segments=1,
+        crops=1,
     )
+    given = {field.name: getattr(settings, field.name) for field in fields(ClipSettings)}
+    clips = replace(known, **{name: value for name, value in given.items() if value is not None})
+    if clips.crops > 1 and clips.resize == "squash":
+        raise ConfigError(
+            f"crops ({clips.crops}) must be 1 with resize squash, but squashed frames have no longer side. "
+            "Use --resize crop."
+        )
+    return clips

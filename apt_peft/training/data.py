@@ -195,6 +195,23 @@ def data_fingerprint(splits: dict[str, list[Clip]], root: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def unreadable_error(errors: Sequence[UnreadableVideoError], total: int) -> DataError:
+    """The error that lists all unreadable files.
+
+    Args:
+        errors: one a file.
+        total: files looked at.
+
+    Returns:
+        The error, to be raised.
+    """
+    lines = "\n".join(f"  {error.name}: {error.reason}" for error in errors)
+    return DataError(
+        f"videos ({len(errors)} of {total}) must be readable, but these are not. "
+        f"Repair or remove them, or leave them out with --on-error skip.\n{lines}"
+    )
+
+
 def clip_name(clip: Clip, root: str) -> str:
     """A clip's name, relative to a folder where it lies in it."""
     if isinstance(clip.source, (str, os.PathLike)) and Path(clip.source).is_relative_to(root):
@@ -250,11 +267,7 @@ def _look_at(data: RunData) -> tuple[str, ...]:
         else:
             bad = _fill_cache(data, bar)
     if bad and settings.on_error == "stop":
-        raise DataError(
-            f"videos ({len(bad)} of {len(jobs)}) must be readable, but these are not. "
-            "Repair or remove them, or leave them out with --on-error skip.\n"
-            + "\n".join(f"  {error.name}: {error.reason}" for error in bad.values())
-        )
+        raise unreadable_error(list(bad.values()), len(jobs))
     for error in bad.values():
         logger.warning("Skipped %s: %s.", error.name, error.reason)
     for split in SPLITS:

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import cached_file
+
 from apt_peft.errors import CheckpointError
 from apt_peft.training.clips import ClipSettings
 
@@ -37,32 +39,29 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def read_run(folder: str | Path) -> Run:
-    """Read an adapter folder's run.json.
+def read_run(adapter: str | Path) -> Run | None:
+    """Read an adapter's run.json.
 
     Args:
-        folder: the adapter folder.
+        adapter: folder or name on the Hub.
 
     Returns:
-        How its clips are made and how it was scored.
+        How its clips are made and how it was scored; None for an adapter that `train` did not make.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: the file is damaged.
     """
-    path = Path(folder) / RUN_FILE
+    path = cached_file(str(adapter), RUN_FILE, _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Run(
-            ClipSettings.from_dict(values["clips"]), values["precision"], values["settings"]["batch_size"], values
-        )
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"adapter ({folder}) must be a folder that apt-peft train made, but it has no {RUN_FILE}. Check the path."
-        ) from None
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        clips = ClipSettings.from_dict(values["clips"])
+        return Run(clips, str(values["precision"]), int(values["settings"]["batch_size"]), values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"adapter ({folder}) must have a {RUN_FILE} as apt-peft train wrote it, but reading it fails: "
-            f"{type(error).__name__}: {error}. Restore the file."
+            f"adapter ({adapter}) must have a {RUN_FILE} as apt-peft train wrote it, but reading it fails: "
+            f"{type(error).__name__}: {error}. Restore the file, or delete it and give the clip settings by flags."
         ) from None
 
 

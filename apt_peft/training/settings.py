@@ -54,7 +54,7 @@ class TrainSettings(Settings):
     )
     val_fraction: float = setting(
         NUMBER,
-        "part of each class's training clips that chooses the best epoch where the data have no validation split; 0 keeps the last epoch",
+        "part of each training class that chooses the best epoch where there is no validation split; 0 keeps the last epoch",
         0.2,
         rule=within(0, 1, below=True),
         group=DATA,
@@ -79,7 +79,7 @@ class TrainSettings(Settings):
     )
     sampling: str = setting(
         TEXT,
-        "which frames: evenly over the whole video, one at random in each of equal segments, or a window of every stride-th frame",
+        "which frames: evenly over the whole video, one at random in each of equal segments, or a window with a stride",
         "even",
         choices=("even", "uniform", "dense"),
         group=CLIPS,

@@ -6,8 +6,6 @@ import logging
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from apt_peft.errors import ConfigError
-from apt_peft.evaluation import EvaluationResult, evaluate
+from apt_peft.evaluation import EvaluationResult, evaluate, unreadable_by_name
 from apt_peft.training import checkpoints, hub
 from apt_peft.training.base import (
     frames_and_size,
@@ -27,6 +25,7 @@ from apt_peft.training.base import (
     open_base,
     quiet,
     read_config,
+    threads,
     weights_fingerprint,
 )
 from apt_peft.training.clips import ClipSettings, clip_settings
@@ -86,7 +85,7 @@ def train(settings: TrainSettings) -> TrainResult:
         logger.warning("The run in %s is finished; nothing is left to train.", out)
         return _finished(settings, out)
     checkpoints.prepare_folder(out, resume=settings.resume)
-    with _threads(settings.threads), quiet():
+    with threads(settings.threads), quiet():
         result = _train(settings, out)
     if settings.push_to_hub:
         hub.push(out, settings.push_to_hub)
@@ -98,11 +97,11 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
     config = read_config(settings.model)
     mean_pooling = getattr(config, "use_mean_pooling", True)
     frames, size = frames_and_size(config)
-    clips = clip_settings(settings, frames=frames, size=size)
+    clips = clip_settings(settings, model=settings.model, frames=frames, size=size)
     data = load_data(settings, clips)
 
     set_seed(settings.seed)
-    base = open_base(settings.model, labels=data.labels)
+    base = open_base(settings.model, labels=data.labels, mean_pooling=True)
     fingerprint = weights_fingerprint(base)
     checkpoints.check_same_run(
         folder, {**settings.what_comes_out(), "data fingerprint": data.fingerprint, "backbone fingerprint": fingerprint}
@@ -122,10 +121,10 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
     if checkpoint is not None:
         trainer.seconds_before = (checkpoints.read_marker(checkpoint) or {}).get("seconds", 0.0)
     trainer.started = time.perf_counter()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), unreadable_by_name():
         # Trainer's own use of what torch and transformers are about to rename is not the user's concern.
-        warnings.simplefilter("ignore", (FutureWarning))
-        warnings.simplefilter("ignore", (DeprecationWarning))
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = trainer.seconds
 
@@ -298,7 +297,13 @@ def _write_adapter(
 
 def _finished(settings: TrainSettings, out: Path) -> TrainResult:
     """The result of a run that an earlier process finished."""
-    values = read_run(out).values
+    run = read_run(out)
+    if run is None:
+        raise ConfigError(
+            f"out ({out}) must hold a run of apt-peft train to resume, but it holds an adapter without {RUN_FILE}. "
+            "Choose another --out."
+        )
+    values = run.values
     if settings.push_to_hub:
         hub.push(out, settings.push_to_hub)
     return TrainResult(
@@ -323,15 +328,3 @@ def _device_name(model: PeftModel) -> str:
         if device.type == "cuda"
         else f"{device.type}, {torch.get_num_threads()} threads"
     )
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Use so many CPU threads for a while."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,1 @@
+"""The commands of `apt-peft`, a file each with `add_arguments(parser)` and `run(args)`."""

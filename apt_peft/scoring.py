@@ -1,0 +1,278 @@
+"""An adapter folder -> scores: what `apt-peft evaluate` and `apt-peft predict` do, in a process of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+
+from apt_peft.errors import CheckpointError, ConfigError, DataError
+from apt_peft.evaluation import EvaluationResult, evaluate, score_all
+from apt_peft.settings import INTEGER, NUMBERS, SWITCH, TEXT, Settings, at_least, setting
+from apt_peft.training.base import frames_and_size, open_base, quiet
+from apt_peft.training.clips import ClipSettings, clip_settings
+from apt_peft.training.data import clip_name, unreadable_error, video_dataset
+from apt_peft.training.record import read_run
+from apt_peft.video import Clip, keep_readable, read_data
+from apt_peft.video.clip import VIDEO_SUFFIXES
+from apt_peft.video.data import LABELS_FILE
+
+WHAT, CLIPS, MACHINE = "what", "clips (default: as the adapter was trained)", "machine"
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSettings(Settings):
+    """What both commands need to know; fields without a value follow the adapter's run.json."""
+
+    adapter: str = setting(TEXT, "adapter: a folder or a name on the Hub", group=WHAT, metavar="DIR_OR_HUB")
+    model: str | None = setting(TEXT, "backbone (default: the one the adapter names)", None, group=WHAT)
+    on_error: str = setting(
+        TEXT,
+        "when clips cannot be read: stop and name them, or leave them out",
+        "stop",
+        choices=("stop", "skip"),
+        group=WHAT,
+    )
+    num_frames: int | None = setting(INTEGER, "frames a clip", None, rule=at_least(1), group=CLIPS)
+    sampling: str | None = setting(TEXT, "which frames", None, choices=("even", "uniform", "dense"), group=CLIPS)
+    frame_stride: int | None = setting(
+        INTEGER, "frames between two frames of a dense clip", None, rule=at_least(1), group=CLIPS
+    )
+    size: int | None = setting(INTEGER, "height and width in pixels", None, rule=at_least(1), group=CLIPS)
+    resize: str | None = setting(TEXT, "cut a square out, or squash", None, choices=("crop", "squash"), group=CLIPS)
+    mean: tuple[float, ...] | None = setting(NUMBERS, "mean of each colour channel", None, group=CLIPS)
+    std: tuple[float, ...] | None = setting(NUMBERS, "deviation of each colour channel", None, group=CLIPS)
+    segments: int | None = setting(INTEGER, "clips of a video in time", None, rule=at_least(1), group=CLIPS)
+    crops: int | None = setting(INTEGER, "squares along the longer side", None, rule=at_least(1), group=CLIPS)
+    batch_size: int | None = setting(
+        INTEGER, "clips x views of one forward pass (default: training's)", None, rule=at_least(1), group=MACHINE
+    )
+    workers: int = setting(INTEGER, "processes that decode", 0, rule=at_least(0), group=MACHINE)
+    threads: int | None = setting(INTEGER, "CPU threads of torch", None, rule=at_least(1), group=MACHINE)
+    device: str = setting(TEXT, "where to compute", "auto", choices=("auto", "cpu"), group=MACHINE)
+    progress: bool = setting(SWITCH, "show a progress bar", True, group=MACHINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(ScoringSettings):
+    """Every flag of `apt-peft evaluate`."""
+
+    data: str = setting(TEXT, "labelled clips, as for train", group=WHAT, metavar="DATA")
+    split: str | None = setting(
+        TEXT,
+        "which clips (default: test, else val, else all there are)",
+        None,
+        choices=("train", "val", "test"),
+        group=WHAT,
+    )
+    test_list: str | None = setting(TEXT, "file of test clips, `path label` lines", None, group=WHAT, metavar="FILE")
+    labels: str | None = setting(TEXT, "file of the data's class names, one a line", None, group=WHAT, metavar="FILE")
+    out: str | None = setting(
+        TEXT, "folder for tables and pictures (default: ADAPTER/evaluation, nothing for the Hub's)", None, group=WHAT
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(ScoringSettings):
+    """Every flag of `apt-peft predict`."""
+
+    clips: str = setting(TEXT, "a video, or a folder of them", group=WHAT, positional=True, metavar="CLIP_OR_FOLDER")
+    top_k: int = setting(INTEGER, "labels to show a clip", 5, rule=at_least(1), group=WHAT)
+    json: bool = setting(SWITCH, "print JSON", False, group=WHAT)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter ready to score.
+
+    Args:
+        model: backbone, prompts and head on their device, in eval mode.
+        labels: class names in label order.
+        clips: how videos become clips.
+        precision: of the forward pass.
+        batch_size: clips x views of one.
+    """
+
+    model: PeftModel
+    labels: tuple[str, ...]
+    clips: ClipSettings
+    precision: str
+    batch_size: int
+
+
+def open_adapter(settings: ScoringSettings) -> Adapter:
+    """Load an adapter with its backbone, its labels and the way its clips are made.
+
+    Args:
+        settings: adapter, backbone and what overrides the adapter's run.json.
+
+    Returns:
+        What can score clips.
+
+    Raises:
+        CheckpointError: adapter or backbone cannot be read.
+        ConfigError: flags that the backbone cannot follow.
+    """
+    try:
+        config = PeftConfig.from_pretrained(settings.adapter)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(
+            f"adapter ({settings.adapter}) must be a folder or a name on the Hub with an adapter_config.json, but: {reason}"
+        ) from None
+    run = read_run(settings.adapter)
+    name = settings.model or config.base_model_name_or_path
+    if name is None:
+        raise CheckpointError(f"adapter ({settings.adapter}) must name its backbone, but it names none. Add --model.")
+    own = getattr(config, "id2label", None)
+    labels = tuple(own[index] for index in range(len(own))) if own else None
+    try:
+        base = open_base(name, labels=labels, mean_pooling="fc_norm" in (config.modules_to_save or []))
+    except CheckpointError as error:
+        if settings.model is not None:
+            raise
+        raise CheckpointError(
+            f"{error} The adapter names this backbone; give another place of it by --model."
+        ) from None
+    frames, size = frames_and_size(base.config)
+    clips = clip_settings(settings, model=name, frames=frames, size=size, trained=run.clips if run else None)
+    try:
+        with quiet():
+            model = PeftModel.from_pretrained(base, settings.adapter, config=config)
+    except (RuntimeError, ValueError, OSError) as error:
+        lines = [line.strip() for line in str(error).strip().split("\n")]
+        raise CheckpointError(
+            f"adapter ({settings.adapter}) must fit its backbone ({name}), but: {' '.join(lines[:2])} "
+            "Give the backbone it was trained on by --model."
+        ) from None
+    on_gpu = settings.device == "auto" and torch.cuda.is_available()
+    model.to("cuda" if on_gpu else "cpu").eval()
+    names: dict[int, str] = model.config.id2label
+    return Adapter(
+        model=model,
+        labels=tuple(names[index] for index in range(len(names))),
+        clips=clips,
+        precision=run.precision if run else "float32",
+        batch_size=settings.batch_size or (run.batch_size if run else BATCH_SIZE),
+    )
+
+
+def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str, str | None]:
+    """Score an adapter on labelled clips and write the tables.
+
+    Args:
+        settings: the flags.
+
+    Returns:
+        The scores, the split they are of, and the folder of the tables, if any.
+
+    Raises:
+        AptError: adapter, backbone or clips cannot be used.
+    """
+    adapter = open_adapter(settings)
+    split, clips = _labelled_clips(settings, adapter.labels)
+    clips, unreadable = _readable(clips, settings.on_error)
+    result = evaluate(
+        adapter.model,
+        video_dataset(clips, adapter.clips),
+        labels=adapter.labels,
+        names=[clip_name(clip, settings.data) for clip in clips],
+        batch_size=adapter.batch_size,
+        workers=settings.workers,
+        precision=adapter.precision,
+        progress=settings.progress,
+    )
+    result = EvaluationResult(result.labels, result.names, result.targets, result.scores, skipped=unreadable)
+    out = settings.out or (str(Path(settings.adapter) / "evaluation") if Path(settings.adapter).is_dir() else None)
+    if out is not None:
+        result.save(out)
+    return result, split, out
+
+
+def predict(settings: PredictSettings) -> list[dict[str, Any]]:
+    """Name what is in some videos.
+
+    Args:
+        settings: the flags.
+
+    Returns:
+        For each video `clip` and `scores`, the latter a list of `label` and `score` from the highest on.
+
+    Raises:
+        AptError: adapter, backbone or clips cannot be used.
+    """
+    clips = [Clip(path) for path in _videos(Path(settings.clips))]
+    adapter = open_adapter(settings)
+    clips, _ = _readable(clips, settings.on_error)
+    scores, _ = score_all(
+        adapter.model,
+        video_dataset(clips, adapter.clips),
+        batch_size=adapter.batch_size,
+        workers=settings.workers,
+        precision=adapter.precision,
+        progress=settings.progress and len(clips) > 1,
+    )
+    best = scores.topk(min(settings.top_k, len(adapter.labels)), dim=1)
+    return [
+        {
+            "clip": clip.name,
+            "scores": [
+                {"label": adapter.labels[label], "score": round(value, 6)}
+                for value, label in zip(values, labels, strict=True)
+            ],
+        }
+        for clip, values, labels in zip(clips, best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[str, list[Clip]]:
+    """The clips to score, their labels numbered as the adapter numbers them."""
+    own = Path(settings.data) / LABELS_FILE
+    names: Any = settings.labels or (own if own.is_file() else list(labels))
+    found = read_data(settings.data, test_list=settings.test_list, labels=names)
+    split = settings.split or next(split for split in ("test", "val", "train") if getattr(found, split))
+    clips: list[Clip] = getattr(found, split)
+    if not clips:
+        there = ", ".join(name for name, _ in found.items())
+        raise DataError(f"split ({split}) must have clips, but {settings.data} has only {there}.")
+    used = {clip.label for clip in clips}
+    if None in used:
+        raise DataError(f"data ({settings.data}) must have a label for every clip of its {split} split. Use predict.")
+    strange = sorted(name for label, name in enumerate(found.labels) if label in used and name not in labels)
+    if strange:
+        raise DataError(
+            f"data ({settings.data}) must have the adapter's labels, but it has {strange}. The adapter knows {list(labels)}."
+        )
+    place = {label: labels.index(name) for label, name in enumerate(found.labels) if label in used}
+    return split, [Clip(clip.source, place[clip.label]) for clip in clips if clip.label is not None]
+
+
+def _readable(clips: list[Clip], on_error: str) -> tuple[list[Clip], tuple[str, ...]]:
+    kept, errors = keep_readable(clips, on_error="skip")
+    if errors and on_error == "stop":
+        raise unreadable_error(errors, len(clips))
+    return kept, tuple(error.name for error in errors)
+
+
+def _videos(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise ConfigError(f"clips ({place}) must be a video or a folder of videos, but there is nothing of that name.")
+    found = [
+        path
+        for path in sorted(place.rglob("*"))
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    ]
+    if not found:
+        raise ConfigError(
+            f"clips ({place}) must be a video or a folder of videos, but it holds no file with a suffix of one "
+            f"({' '.join(sorted(VIDEO_SUFFIXES))})."
+        )
+    return found
+
+
+__all__ = ["EvaluateSettings", "PredictSettings", "evaluate_adapter", "open_adapter", "predict"]
