@@ -1,6 +1,7 @@
 """Opening a backbone for video classification, and naming what is wrong where it cannot be opened."""
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -133,13 +134,16 @@ def weights_fingerprint(base: torch.nn.Module) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' own reports off the screen for a while; errors still appear, and the level comes back."""
+    """Keep transformers' reports, and what libraries are about to rename, off the screen for a while; errors appear."""
     before = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            for kind in (FutureWarning, DeprecationWarning):
+                warnings.simplefilter("ignore", kind)
+            yield
     finally:
         transformers_logging.set_verbosity(before)
         if bar:

@@ -130,8 +130,7 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
     cache = _cache_folder(settings, clips, sum(map(len, splits.values())))
     data = RunData(settings, clips, tuple(found.labels), splits, False, cache, fingerprint)
     data.skipped = _look_at(data)
-    if not data.splits["train"]:
-        raise DataError(f"data ({settings.data}) must have training clips that can be read, but all were skipped.")
+    _check_classes(settings.data, data.splits["train"], found.labels)
     if not data.splits["val"] and settings.val_fraction > 0:
         data.splits["train"], data.splits["val"] = stratified_split(
             data.splits["train"], settings.val_fraction, settings.seed
@@ -231,13 +230,20 @@ def _check_labels(data: str, splits: dict[str, list[Clip]], labels: Sequence[str
             f"data ({data}) must have training clips, but it has only "
             f"{', '.join(split for split in splits if splits[split]) or 'none'}. Add a train folder or --train-list."
         )
-    if len(labels) < 2:
-        raise DataError(f"data ({data}) must have two classes or more, but it has {len(labels)}: {list(labels)}.")
     bare = [clip_name(clip, data) for clips in splits.values() for clip in clips if clip.label is None]
     if bare:
         raise DataError(
             f"data ({data}) must have a label for every clip, but {len(bare)} have none: {', '.join(bare[:10])}"
             f"{' ...' if len(bare) > 10 else ''}."
+        )
+    _check_classes(data, splits["train"], labels)
+
+
+def _check_classes(data: str, clips: list[Clip], labels: Sequence[str]) -> None:
+    trained = sorted({labels[clip.label] for clip in clips if clip.label is not None})
+    if len(trained) < 2:
+        raise DataError(
+            f"data ({data}) must have readable training clips of two classes or more, but it has {trained}."
         )
 
 

@@ -5,7 +5,6 @@ import json
 import logging
 import shutil
 import time
-import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,10 +120,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
     if checkpoint is not None:
         trainer.seconds_before = (checkpoints.read_marker(checkpoint) or {}).get("seconds", 0.0)
     trainer.started = time.perf_counter()
-    with warnings.catch_warnings(), unreadable_by_name():
-        # Trainer's own use of what torch and transformers are about to rename is not the user's concern.
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with unreadable_by_name():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = trainer.seconds
 
@@ -179,10 +175,7 @@ def _with_prompts(base: torch.nn.Module, settings: TrainSettings, data: RunData)
         target_modules=None if apt else [],
         layers_to_transform=list(settings.layers_to_transform) if apt and settings.layers_to_transform else None,
     )
-    with warnings.catch_warnings():
-        # PEFT asks transformers by a name that is about to change.
-        warnings.simplefilter("ignore", FutureWarning)
-        model = get_peft_model(base, config)
+    model = get_peft_model(base, config)
     if config.init_weights == "data":
         dataset = data.training()
         dataset.set_epoch(0)

@@ -1,0 +1,79 @@
+"""`apt-peft check`: every clip looked at once, before a training that would fail or mislead."""
+
+import argparse
+import json
+from dataclasses import dataclass
+
+from tqdm.auto import tqdm
+
+from apt_peft import settings
+from apt_peft.settings import INTEGER, SWITCH, TEXT, Settings, at_least, setting
+
+EXAMPLE = """examples:
+  apt-peft check clips
+  apt-peft check clips --train-list train.csv --test-list test.csv --num-frames 16
+"""
+WOULD_FAIL = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings(Settings):
+    """Every flag of `apt-peft check`; those of `train` have the same names."""
+
+    data: str = setting(TEXT, "clips, as for train --data", positional=True, metavar="DATA")
+    train_list: str | None = setting(TEXT, "file of training clips, `path label` lines", None, metavar="FILE")
+    val_list: str | None = setting(TEXT, "file of validation clips", None, metavar="FILE")
+    test_list: str | None = setting(TEXT, "file of test clips", None, metavar="FILE")
+    labels: str | None = setting(TEXT, "file of class names in label order, one a line", None, metavar="FILE")
+    on_error: str = setting(
+        TEXT, "as for train: with skip, unreadable clips do not fail", "stop", choices=("stop", "skip")
+    )
+    num_frames: int | None = setting(INTEGER, "frames a clip, to count shorter videos", None, rule=at_least(1))
+    decode: bool = setting(SWITCH, "decode every frame; without it only the first, which is quick", True)
+    json: bool = setting(SWITCH, "print JSON", False)
+    progress: bool = setting(SWITCH, "show a progress bar", True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one flag for each setting.
+
+    Args:
+        parser: of the command.
+    """
+    parser.epilog = EXAMPLE
+    settings.add_arguments(parser, CheckSettings)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look at the clips, and print what was found.
+
+    Args:
+        args: parsed arguments.
+
+    Returns:
+        0, or 1 where training would fail.
+
+    Raises:
+        AptError: there are no clips to look at, or lists that cannot be used.
+    """
+    flags = settings.from_arguments(CheckSettings, vars(args))
+    from apt_peft.video import audit, read_data
+
+    splits = read_data(
+        flags.data,
+        train_list=flags.train_list,
+        val_list=flags.val_list,
+        test_list=flags.test_list,
+        labels=flags.labels,
+    )
+    count = sum(len(clips) for _, clips in splits.items())
+    with tqdm(total=count, desc="reading clips", unit="clip", disable=not flags.progress, leave=False) as bar:
+        report = audit(
+            splits,
+            num_frames=flags.num_frames,
+            decode=flags.decode,
+            on_error="raise" if flags.on_error == "stop" else "skip",
+            progress=bar.update,
+        )
+    print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if flags.json else report)
+    return WOULD_FAIL if report.fatal else 0

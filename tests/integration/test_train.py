@@ -1,0 +1,277 @@
+"""`train` from flags to a scored adapter folder, and what every road back from that folder gives."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import raises_exactly
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForVideoClassification
+
+from apt_peft import AutoPeftModelForVideoClassification, DataError
+from apt_peft.errors import ConfigError
+from apt_peft.scoring import EvaluateSettings, PredictSettings, evaluate_adapter, predict
+from apt_peft.training.base import open_base
+from apt_peft.training.train import train
+
+FILES = {
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "checkpoints",
+    "evaluation",
+    "preprocessor_config.json",
+    "run.json",
+}
+
+
+@pytest.fixture(scope="module")
+def trained(backbone, data, tmp_path_factory):
+    """A finished run of prompts."""
+    from apt_peft.training.settings import TrainSettings
+
+    out = tmp_path_factory.mktemp("runs") / "apt"
+    settings = TrainSettings(
+        model=str(backbone), data=str(data), out=str(out), epochs=3, batch_size=4, num_prompt_tokens=3, threads=1,
+        progress=False,
+    )  # fmt: skip
+    return train(settings)
+
+
+def test_a_run_leaves_a_whole_adapter_folder(trained, backbone):
+    assert {path.name for path in trained.out.iterdir()} == FILES
+    run = json.loads((trained.out / "run.json").read_text())
+    assert run["result"]["test"]["top1"] == pytest.approx(trained.top1, abs=1e-4)
+    assert run["result"]["validation"]["clips"] == 3
+    assert run["data"]["clips"] == {"training": 9, "validation": 3, "test": 6}
+    assert run["data"]["validation_held_out"] is True
+    assert run["trained_parameters"] == trained.trained_parameters == 3 * (3 * 16 * 2 + 2 * 3) + 32 * 3 + 3 + 2 * 32
+    assert run["labels"] == ["down", "left", "up"]
+    assert run["clips"] == {
+        "num_frames": 4, "sampling": "even", "frame_stride": 4, "size": 16, "resize": "crop", "segments": 1, "crops": 1,
+        "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+    }  # fmt: skip
+    assert run["learning_rates"] == {"prompts": 0.1, "head": 0.01, "start": 0.0, "minimum": 0.0}
+    assert run["settings"]["model"] == str(backbone)
+    card = (trained.out / "README.md").read_text()
+    for text in ("import apt_peft", str(backbone), "`left`", run["data"]["fingerprint"], "PeftModel.from_pretrained"):
+        assert text in card
+    names = {"result.json", "per_class.csv", "confusion.csv", "confusion.png", "mistakes.csv"}
+    assert {path.name for path in (trained.out / "evaluation").iterdir()} == names
+
+
+def test_only_prompts_and_head_are_saved(trained):
+    tensors = load_file(trained.out / "adapter_model.safetensors")
+    assert sum(tensor.numel() for tensor in tensors.values()) == trained.trained_parameters
+    assert all("attention_prompt_" in name or "classifier" in name or "fc_norm" in name for name in tensors)
+
+
+def test_evaluate_reproduces_the_test_score_in_a_new_process(trained, data, tmp_path):
+    command = [sys.executable, "-m", "apt_peft", "evaluate", "--adapter", str(trained.out), "--data", str(data)]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "again"), "--no-progress", "--threads", "1"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith(f"top-1 {trained.top1:.1f} % of 6 test clips\n")
+    assert (tmp_path / "again" / "result.json").read_text() == (trained.out / "evaluation" / "result.json").read_text()
+    assert (tmp_path / "again" / "mistakes.csv").read_text() == (
+        trained.out / "evaluation" / "mistakes.csv"
+    ).read_text()
+
+
+def test_every_road_loads_the_same_model(trained, backbone):
+    clips = torch.randn(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    base = AutoModelForVideoClassification.from_pretrained(backbone)
+    by_peft = PeftModel.from_pretrained(base, trained.out).eval()
+    by_auto = AutoPeftModelForVideoClassification.from_pretrained(trained.out).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(by_peft(clips).logits, by_auto(clips).logits, rtol=0, atol=0)
+    assert by_peft.config.id2label == {0: "down", 1: "left", 2: "up"}
+
+
+def test_evaluate_takes_views_and_another_place_of_the_backbone(trained, backbone, data, tmp_path):
+    moved = tmp_path / "moved"
+    moved.symlink_to(backbone)
+    settings = EvaluateSettings(
+        adapter=str(trained.out), data=str(data), model=str(moved), segments=2, crops=3, out=str(tmp_path / "views"),
+        progress=False,
+    )  # fmt: skip
+    result, split, out = evaluate_adapter(settings)
+    assert (split, out) == ("test", str(tmp_path / "views"))
+    assert not torch.equal(result.scores, trained.test.scores)
+    torch.testing.assert_close(result.scores.sum(dim=1), torch.ones(6))
+
+
+def test_predict_names_what_evaluate_scored(trained, data):
+    found = predict(PredictSettings(adapter=str(trained.out), clips=str(data / "test"), top_k=9, progress=False))
+    assert len(found) == 6
+    best = [max(row["scores"], key=lambda score: score["score"])["label"] for row in found]
+    assert best == [trained.test.labels[index] for index in trained.test.predictions.tolist()]
+    assert all(sum(score["score"] for score in row["scores"]) == pytest.approx(1, abs=1e-4) for row in found)
+
+
+def test_the_linear_probe_trains_the_head_alone(quick, backbone):
+    result = train(quick(method="linear"))
+    tensors = load_file(result.out / "adapter_model.safetensors")
+    assert {name.split(".")[-2] for name in tensors} == {"classifier", "fc_norm"}
+    assert result.trained_parameters == 32 * 3 + 3 + 2 * 32
+    AutoPeftModelForVideoClassification.from_pretrained(result.out)
+
+
+def test_the_same_seed_gives_the_same_adapter_and_another_one_does_not(quick, tmp_path):
+    first, again, other = (
+        train(quick(out=str(tmp_path / name), seed=seed, workers=workers))
+        for name, seed, workers in (("first", 0, 0), ("again", 0, 2), ("other", 1, 0))
+    )
+    first, again, other = (load_file(run.out / "adapter_model.safetensors") for run in (first, again, other))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_accumulated_batches_equal_one_large_batch(quick, tmp_path):
+    options = {"val_fraction": 0.0, "epochs": 1, "prompt_dropout": 0.0, "test": False}
+    large = train(quick(out=str(tmp_path / "large"), batch_size=12, **options))
+    small = train(quick(out=str(tmp_path / "small"), batch_size=4, gradient_accumulation_steps=3, **options))
+    large, small = (load_file(run.out / "adapter_model.safetensors") for run in (large, small))
+    for name in large:
+        torch.testing.assert_close(small[name], large[name], rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_checkpointing_changes_nothing(quick, tmp_path):
+    plain = train(quick(out=str(tmp_path / "plain")))
+    saving = train(quick(out=str(tmp_path / "saving"), gradient_checkpointing=True))
+    plain, saving = (load_file(run.out / "adapter_model.safetensors") for run in (plain, saving))
+    for name in plain:
+        torch.testing.assert_close(saving[name], plain[name], rtol=1e-5, atol=1e-7)
+
+
+def test_without_validation_the_last_epoch_is_kept(quick):
+    result = train(quick(val_fraction=0.0, test=False))
+    run = json.loads((result.out / "run.json").read_text())
+    assert (result.top1, result.validation_top1, result.test) == (None, None, None)
+    assert run["chosen_step"] == run["steps"] == 6
+    assert not (result.out / "evaluation").exists()
+    assert "Not evaluated" in (result.out / "README.md").read_text()
+
+
+def test_prompts_start_from_the_data(quick, tmp_path):
+    options = {"lr": 0.0, "head_lr": 0.0, "epochs": 1, "test": False}
+    published = train(quick(out=str(tmp_path / "published"), **options))
+    data = train(quick(out=str(tmp_path / "data"), init_weights="data", **options))
+    published, data = (load_file(run.out / "adapter_model.safetensors") for run in (published, data))
+    key = next(name for name in data if "attention_prompt_key" in name)
+    assert data[key].norm() > 3 * published[key].norm()
+    head = next(name for name in data if "classifier" in name and name.endswith("weight"))
+    assert torch.equal(data[head], published[head])
+    assert data[head].abs().max() <= 2 * 0.001
+    assert data[head].std() == pytest.approx(2e-5, rel=0.3)
+
+
+def test_the_published_rule_scales_every_rate(quick):
+    result = train(quick(lr_rule="published", lr=0.64, epochs=1, test=False))
+    rates = json.loads((result.out / "run.json").read_text())["learning_rates"]
+    assert rates == pytest.approx({"prompts": 0.01, "head": 0.01, "start": 1e-6 / 64, "minimum": 1e-6 / 64})
+
+
+def test_other_clips_settings_reach_the_adapter(quick):
+    result = train(
+        quick(sampling="dense", frame_stride=1, augment="crop", resize="crop", segments=2, crops=2, epochs=1)
+    )
+    run = json.loads((result.out / "run.json").read_text())
+    assert run["clips"]["segments"] == 2
+    again, _, _ = evaluate_adapter(
+        EvaluateSettings(adapter=str(result.out), data=run["settings"]["data"], progress=False)
+    )
+    assert torch.equal(again.scores, result.test.scores)
+
+
+def test_a_backbone_that_pools_one_token_is_told_to_pool_the_mean(quick, tmp_path):
+    from models import tiny_videomae
+
+    tiny_videomae(use_mean_pooling=False).save_pretrained(tmp_path / "token")
+    result = train(quick(model=str(tmp_path / "token"), epochs=1))
+    card = (result.out / "README.md").read_text()
+    assert "use_mean_pooling=True" in card
+    assert "pipeline(" not in card
+    again, _, _ = evaluate_adapter(
+        EvaluateSettings(adapter=str(result.out), data=quick().data, progress=False, threads=1)
+    )
+    assert torch.equal(again.scores, result.test.scores)
+
+
+def test_training_leaves_the_backbone_and_the_settings_of_torch_alone(quick, backbone):
+    before = open_base(str(backbone), labels=["a", "b", "c"]).state_dict()
+    threads = torch.get_num_threads()
+    result = train(quick(threads=2))
+    assert torch.get_num_threads() == threads
+    after = AutoPeftModelForVideoClassification.from_pretrained(result.out).get_base_model().state_dict()
+    for name, tensor in before.items():
+        if "videomae" in name:
+            key = name.replace("attention.attention.", "attention.attention.base_layer.")
+            assert torch.equal(after[key], tensor)
+
+
+def test_unreadable_clips_stop_before_the_first_step(quick, data, tmp_path):
+    place = _with_damage(data, tmp_path)
+    for cache in ("auto", "none"):
+        with pytest.raises(DataError) as caught:
+            train(quick(data=str(place), cache=cache, out=str(tmp_path / cache)))
+        lines = str(caught.value).split("\n")
+        assert lines[0] == (
+            "videos (2 of 18) must be readable, but these are not. "
+            "Repair or remove them, or leave them out with --on-error skip."
+        )
+        assert [line.split(":")[0].strip() for line in lines[1:]] == [
+            str(place / "train" / "left" / "left_1.mp4"),
+            str(place / "test" / "up" / "up_0.mp4"),
+        ]
+        assert not list((tmp_path / cache / "checkpoints").glob("checkpoint-*"))
+
+
+def test_unreadable_clips_are_skipped_and_counted(quick, data, tmp_path):
+    place = _with_damage(data, tmp_path)
+    result = train(quick(data=str(place), on_error="skip", epochs=1))
+    assert len(result.skipped) == 2
+    run = json.loads((result.out / "run.json").read_text())
+    assert run["data"]["skipped"] == list(result.skipped)
+    assert sum(run["data"]["clips"].values()) == 16
+    with pytest.raises(DataError, match=r"videos \(1 of 6\) must be readable"):
+        evaluate_adapter(EvaluateSettings(adapter=str(result.out), data=str(place), progress=False))
+    again, _, _ = evaluate_adapter(
+        EvaluateSettings(adapter=str(result.out), data=str(place), on_error="skip", progress=False)
+    )
+    assert again.skipped == (str(place / "test" / "up" / "up_0.mp4"),)
+    assert again.summary()["skipped"] == 1
+
+
+def test_drop_last_without_a_full_batch_is_refused(quick):
+    with raises_exactly(
+        ConfigError,
+        "batch_size (16) must not exceed the 9 training clips with drop_last, but then every batch is incomplete. "
+        "Make it smaller, or take --no-drop-last.",
+    ):
+        train(quick(batch_size=16, drop_last=True))
+
+
+def test_a_named_cache_stays_and_an_own_one_goes(quick, tmp_path):
+    kept = tmp_path / "frames"
+    result = train(quick(cache=str(kept), epochs=1))
+    assert len(list(kept.iterdir())) == 18
+    other = train(quick(epochs=1, out=str(tmp_path / "other")))
+    assert not (other.out / "cache").exists()
+    assert other.top1 == result.top1
+
+
+def _with_damage(data: Path, tmp_path: Path) -> Path:
+    """The data with a training clip and a test clip that are no videos."""
+    import shutil
+
+    place = tmp_path / "damaged"
+    shutil.copytree(data, place)
+    (place / "train" / "left" / "left_1.mp4").write_bytes(b"no video")
+    (place / "test" / "up" / "up_0.mp4").write_bytes(b"")
+    return place
