@@ -171,6 +171,8 @@ def move_in(partial: Path, out: Path) -> None:
     """
     names = sorted((path.name for path in partial.iterdir()), key=lambda name: name == LAST_FILE)
     for name in names:
+        if (out / name).is_dir():  # of an earlier try; a folder replaces only an empty one
+            shutil.rmtree(out / name)
         os.replace(partial / name, out / name)
     partial.rmdir()
 

@@ -1,0 +1,204 @@
+"""A run killed at any moment goes on as if nothing had happened."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import raises_exactly
+from safetensors.torch import load_file
+
+from apt_peft import ConfigError
+from apt_peft.training import checkpoints
+from apt_peft.training import train as train_module
+from apt_peft.training.train import train
+
+EPOCHS = 12
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "adapter_model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name, tensor in weights(one).items():
+        assert torch.equal(weights(other)[name], tensor), name
+    runs = [json.loads((out / "run.json").read_text()) for out in (one, other)]
+    assert runs[0]["result"] == runs[1]["result"]
+    assert runs[0]["chosen_step"] == runs[1]["chosen_step"]
+    losses = [[entry["loss"] for entry in run["history"] if "loss" in entry] for run in runs]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == runs[0]["settings"]["epochs"]
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_killed_process_resumes_bit_for_bit(quick, tmp_path, after):
+    settings = quick(epochs=EPOCHS, augment="crop", out=str(tmp_path / "killed"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "apt_peft", "train", *flags(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    folder = Path(settings.out) / "checkpoints"
+    wait_for(lambda: len(seen(folder)) >= after or process.poll() is not None)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
+    assert not checkpoints.is_finished(Path(settings.out))
+
+    train(quick(epochs=EPOCHS, augment="crop", out=settings.out, resume=True))
+    train(quick(epochs=EPOCHS, augment="crop", out=str(tmp_path / "whole")))
+    assert_same_run(tmp_path / "whole", Path(settings.out))
+
+
+class Stop(Exception):
+    """Where a test ends a run."""
+
+
+def stop_in(monkeypatch, function: str, call: int, place=checkpoints) -> None:
+    """End a run inside a save: in place of the given call of a function."""
+    original, count = getattr(place, function), 0
+
+    def stopping(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == call:
+            raise Stop
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(place, function, stopping)
+
+
+@pytest.mark.parametrize(
+    ("function", "call", "torn"),
+    [
+        ("mark_complete", 1, ["checkpoint-3"]),
+        ("mark_complete", 3, ["checkpoint-9"]),
+        ("rotate", 2, []),
+        ("move_in", 1, []),
+    ],
+)
+def test_a_save_cut_short_is_passed_over_by_name(quick, tmp_path, monkeypatch, caplog, function, call, torn):
+    settings = quick(epochs=4, out=str(tmp_path / "cut"))
+    with monkeypatch.context() as patch:
+        stop_in(patch, function, call)
+        with pytest.raises(Stop):
+            train(settings)
+    assert not checkpoints.is_finished(Path(settings.out))
+    assert checkpoints.choose(Path(settings.out) / "checkpoints")[1] == torn
+    caplog.clear()
+    train(quick(epochs=4, out=settings.out, resume=True))
+    passed = [record.message for record in caplog.records if "incomplete" in record.message]
+    assert passed == [f"{name} is incomplete (its saving was cut short) and is passed over." for name in torn]
+    train(quick(epochs=4, out=str(tmp_path / "whole")))
+    assert_same_run(tmp_path / "whole", Path(settings.out))
+
+
+def test_a_run_cut_in_the_middle_of_moving_in_is_no_adapter_and_is_finished_by_resume(quick, tmp_path, monkeypatch):
+    settings = quick(out=str(tmp_path / "cut"))
+    replace, moved = os.replace, []
+
+    def stopping(source, target):
+        if Path(source).parent.name == checkpoints.PARTIAL and not Path(source).name.startswith("."):
+            moved.append(Path(target).name)
+            if len(moved) == 4:
+                raise Stop
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.os, "replace", stopping)
+        with pytest.raises(Stop):
+            train(settings)
+    assert "adapter_config.json" not in moved
+    assert not checkpoints.is_finished(Path(settings.out))
+    train(quick(out=settings.out, resume=True))
+    train(quick(out=str(tmp_path / "whole")))
+    assert_same_run(tmp_path / "whole", Path(settings.out))
+    assert not (Path(settings.out) / checkpoints.PARTIAL).exists()
+
+
+def test_a_moved_folder_resumes_with_its_best_checkpoint(quick, tmp_path, monkeypatch):
+    settings = quick(epochs=4, out=str(tmp_path / "here"))
+    with monkeypatch.context() as patch:
+        stop_in(patch, "rotate", 3)
+        with pytest.raises(Stop):
+            train(settings)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    train(quick(epochs=4, out=str(tmp_path / "there"), resume=True))
+    train(quick(epochs=4, out=str(tmp_path / "whole")))
+    assert_same_run(tmp_path / "whole", tmp_path / "there")
+
+
+def test_resuming_where_nothing_was_saved_starts_from_the_beginning(quick, tmp_path, monkeypatch, caplog):
+    settings = quick(out=str(tmp_path / "cut"))
+    with monkeypatch.context() as patch:
+        stop_in(patch, "_trainer", 1, place=train_module)
+        with pytest.raises(Stop):
+            train(settings)
+    train(quick(out=settings.out, resume=True))
+    assert "has no complete checkpoint; training starts from the beginning." in caplog.text
+    train(quick(out=str(tmp_path / "whole")))
+    assert_same_run(tmp_path / "whole", Path(settings.out))
+
+
+def test_resuming_a_finished_run_gives_its_result(quick, caplog):
+    first = train(quick())
+    again = train(quick(resume=True))
+    assert "is finished; nothing is left to train." in caplog.text
+    assert (again.top1, again.validation_top1, again.trained_parameters) == pytest.approx(
+        (first.top1, first.validation_top1, first.trained_parameters), abs=1e-4
+    )
+
+
+def test_a_run_with_other_settings_is_not_continued(quick, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_in(patch, "rotate", 1)
+        with pytest.raises(Stop):
+            train(quick())
+    with raises_exactly(
+        ConfigError,
+        "resume (True) must go on with the same run, but epochs was 2 and is 3, seed was 0 and is 1. "
+        "Repeat its settings, or choose another --out.",
+    ):
+        train(quick(epochs=3, seed=1, resume=True))
+
+
+def test_an_old_run_is_not_written_over(quick):
+    settings = quick()
+    train(settings)
+    with raises_exactly(
+        ConfigError,
+        f"out ({settings.out}) must be new or empty, but it holds README.md, adapter_config.json, "
+        "adapter_model.safetensors and 4 more. Choose another --out, or add --resume to go on with the run that is in it.",
+    ):
+        train(settings)
+
+
+def flags(settings) -> list[str]:
+    """The settings as the command line that a user would write."""
+    words = []
+    defaults = type(settings)(model="m", data="d", out="o").as_dict()
+    for name, value in settings.as_dict().items():
+        if value != defaults[name]:
+            flag = name.replace("_", "-")
+            words += (
+                [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+            )
+    return words
+
+
+def seen(folder: Path) -> list[Path]:
+    """Checkpoints that exist in any state, deleted ones counted by the number of the newest."""
+    found = checkpoints.numbered(folder)
+    return [] if not found else [found[-1]] * (int(found[-1].name.split("-")[1]) // 3)
+
+
+def wait_for(happened, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
