@@ -43,12 +43,11 @@ def initialize_prompts_from_data(
     Source: this project; the interface follows PEFT's `initialize_lora_eva_weights`.
     """
     layers = [module for module in model.modules() if isinstance(module, AttentionPromptLayer)]
-    if adapter_name is None:
-        adapter_name = next((name for layer in layers for name in layer.active_adapters), None)
-    layers = [layer for layer in layers if adapter_name in layer.attention_prompt_key]
+    name = adapter_name or next((name for layer in layers for name in layer.active_adapters), "default")
+    layers = [layer for layer in layers if name in layer.attention_prompt_key]
     if not layers:
         raise ConfigError(
-            f"adapter_name ({adapter_name!r}) must be an adapter with attention prompts, but the model has none of that "
+            f"adapter_name ({name!r}) must be an adapter with attention prompts, but the model has none of that "
             "name. Call get_peft_model(model, AttentionPromptConfig(...)) first."
         )
     generator = torch.Generator().manual_seed(seed)
@@ -57,15 +56,17 @@ def initialize_prompts_from_data(
         if batch is None:
             raise ConfigError("dataloader must yield a batch, but it is empty. Pass one with at least one clip.")
         for layer in layers:
-            layer.recorder = partial(_start_from, layer, adapter_name, generator)
+            layer.recorder = partial(_start_from, layer, name, generator)
             stack.callback(setattr, layer, "recorder", None)
         _run(model, batch)
-    config = getattr(model, "peft_config", {}).get(adapter_name)
+    config = getattr(model, "peft_config", {}).get(name)
     if config is not None:
         config.data_initialized = True
 
 
-def _start_from(layer: AttentionPromptLayer, adapter_name: str, generator: torch.Generator, key: Tensor, value: Tensor):
+def _start_from(
+    layer: AttentionPromptLayer, adapter_name: str, generator: torch.Generator, key: Tensor, value: Tensor
+) -> None:
     """Sample the prompts of one layer from its keys and values, (B, H, N, D) each."""
     prompts = layer.attention_prompt_key[adapter_name], layer.attention_prompt_value[adapter_name]
     dim, count = key.shape[-1], prompts[0].shape[-2]

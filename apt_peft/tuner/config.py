@@ -141,11 +141,11 @@ class AttentionPromptConfig(PeftConfig):
             elif isinstance(value, str) and name != "layers_pattern" and not _is_regular_expression(value):
                 yield f"{name} ({value!r}) must be a valid regular expression when it is a string. Pass a list to give names."
         layers = self.layers_to_transform
-        indices = layers if isinstance(layers, list) else [layers]
         if layers is None:
             if self.layers_pattern:
                 yield "layers_pattern must come with layers_to_transform, but that is None."
             return
+        indices = layers if isinstance(layers, list) else [layers]
         if not indices or not all(_is_int(index) and index >= 0 for index in indices):
             yield (
                 f"layers_to_transform ({layers!r}) must be a layer's index, or a list of at least one, counted from 0. "

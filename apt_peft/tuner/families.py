@@ -86,13 +86,8 @@ def uses_attention_interface(module: nn.Module) -> bool:
     `config._attn_implementation`.
     """
     code = getattr(forward_function(module), "__code__", None)
-    return (
-        code is not None
-        and "ALL_ATTENTION_FUNCTIONS" in code.co_names
-        and hasattr(module.config, "_attn_implementation")
-        if hasattr(module, "config")
-        else False
-    )
+    looks_up = code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+    return looks_up and hasattr(getattr(module, "config", None), "_attn_implementation")
 
 
 def candidates(model: nn.Module) -> list[str]:

@@ -39,7 +39,7 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
         self.awaits_data: dict[str, bool] = {}
         self.recorder: Callable[[Tensor, Tensor], None] | None = None
         self._disable_adapters = False
-        self.merged_adapters = []
+        self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name
         base_layer.config = PromptedConfig(base_layer.config, self)
         self.update_layer(adapter_name, config)
@@ -52,7 +52,7 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
     def update_layer(self, adapter_name: str, config: AttentionPromptConfig) -> None:
         """Add an adapter's prompts, on the device and in the dtype of the wrapped module."""
         heads, dim = head_dimensions(self.base_layer)
-        shape = (config.num_prompt_tokens, dim)
+        shape: tuple[int, ...] = (config.num_prompt_tokens, dim)
         if not config.share_prompts_across_heads:
             shape = (heads, *shape)
         device, dtype = self._get_base_layer_device_and_dtype(self.base_layer)
