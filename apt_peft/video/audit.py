@@ -77,14 +77,9 @@ class AuditReport:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Split -> name of the class -> number of clips."""
+        found = Counter((file.split, file.label) for file in self.files)
         splits = dict.fromkeys(file.split for file in self.files)
-        return {
-            split: {
-                name: sum(file.split == split and file.label == label for file in self.files)
-                for label, name in enumerate(self.labels)
-            }
-            for split in splits
-        }
+        return {split: {name: found[split, label] for label, name in enumerate(self.labels)} for split in splits}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, in types that JSON has."""

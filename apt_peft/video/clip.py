@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
-from .source import Source, source_name
+from .source import Source, UnreadableVideoError, source_name
 
 SPLITS = ("train", "val", "test")
 # Folder and split names that mean a split.
@@ -42,10 +42,17 @@ class Clip:
         return source_name(self.source)
 
     def fingerprint(self) -> str:
-        """What changes when the file changes: path, size and time of a file, the content of anything else."""
+        """What changes when the file changes: path, size and time of a file, the content of anything else.
+
+        Raises:
+            UnreadableVideoError: the file is gone.
+        """
         if isinstance(self.source, (str, os.PathLike)):
             path = Path(self.source).resolve()
-            state = path.stat()
+            try:
+                state = path.stat()
+            except OSError as error:
+                raise UnreadableVideoError(self.name, f"opening it failed: {str(error.strerror).lower()}") from None
             return f"{path}|{state.st_size}|{state.st_mtime_ns}"
         content = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
         return hashlib.sha256(content).hexdigest()

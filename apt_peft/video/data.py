@@ -10,7 +10,7 @@ import torch
 from ..errors import ConfigError, DataError
 from .clip import SPLITS, Clip, DataSplits
 from .folders import read_folders
-from .lists import read_lists
+from .lists import read_lists, text_lines
 from .sampling import clip_generator
 from .tables import HUB_PREFIX, is_table, read_table
 
@@ -90,7 +90,7 @@ def _label_names(labels: str | os.PathLike | Sequence[str] | None) -> list[str] 
             raise DataError(
                 f"labels ({path}) must be a file with the name of one class a line, but there is no such file."
             )
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip() for line in text_lines(path) if line.strip()]
         where = str(path)
     else:
         names, where = [str(name) for name in labels], "as given"

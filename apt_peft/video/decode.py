@@ -301,7 +301,11 @@ class VideoReader:
         if packets is None:
             return False
         missing = set(times) - found.keys()
+        latest: int | None = None
         for frame in self._decode(packets, wanted=missing):
+            if frame.pts is not None and latest is not None and frame.pts <= latest:
+                return False  # times that do not rise tell nothing about the order
+            latest = frame.pts
             if frame.pts in missing:
                 found[frame.pts] = self._upright(frame)
                 missing.remove(frame.pts)
@@ -337,7 +341,8 @@ class VideoReader:
         import numpy as np
 
         size = {} if (frame.width, frame.height) == self._size else {"width": self._size[0], "height": self._size[1]}
-        array = frame.to_ndarray(format="rgb24", **size)
+        # One thread: threads kept in a frame would hang a worker that is forked later and clears the frame away.
+        array = frame.to_ndarray(format="rgb24", threads=1, **size)
         matrix = frame.side_data.get("DISPLAYMATRIX")
         if matrix is None:
             return array, 0

@@ -77,7 +77,7 @@ def _read_all(source: Source, look_every: int) -> tuple[str, int, bool, list["np
         for frame in frames:
             damaged += frame.is_corrupt
             if count % look_every == 0:
-                looks.append(frame.to_ndarray(format="gray", width=_SMALL, height=_SMALL).astype("int16"))
+                looks.append(frame.to_ndarray(format="gray", width=_SMALL, height=_SMALL, threads=1).astype("int16"))
             count += 1
 
     with container:

@@ -23,7 +23,9 @@ def read_folders(root: Path, names: list[str] | None) -> DataSplits:
     """
     folders = _visible_folders(root)
     # A class may be called "test": it is a split only if classes lie in it.
-    splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES and _visible_folders(folder)]
+    splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
+    if not any(_visible_folders(folder) for folder in splits):
+        splits = []
     ignored: list[str] = []
     if splits:
         others = [folder.name for folder in folders if folder not in splits and any(_videos(folder, []))]
@@ -56,6 +58,10 @@ def read_folders(root: Path, names: list[str] | None) -> DataSplits:
             f"data ({root}) must have a folder of videos for each class, but there are no videos in it. "
             f"Known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))}."
         )
+    for base in (folder for _, folder in by_split):
+        ignored += [
+            f"{folder} (a folder without videos)" for folder in _visible_folders(base) if folder.name not in classes
+        ]
     if names is None:
         names = sorted(classes)
     elif classes - set(names):

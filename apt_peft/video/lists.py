@@ -55,10 +55,28 @@ def read_lists(root: Path, files: dict[str, Path], names: list[str] | None) -> D
     return result
 
 
+def text_lines(file: Path) -> list[str]:
+    """The lines of a text file.
+
+    Args:
+        file: of text in UTF-8.
+
+    Returns:
+        Lines without their ends.
+
+    Raises:
+        DataError: it is something else.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"file ({file}) must be text in UTF-8, but it is not. Save it as UTF-8.") from None
+
+
 def _entries(file: Path, wrong: list[str]) -> list[tuple[int, str, str]]:
     """Line number, path, label of each line that is not empty."""
     entries = []
-    for line, text in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for line, text in enumerate(text_lines(file), start=1):
         if not text.strip():
             continue
         fields = _fields(text.strip())

@@ -29,16 +29,16 @@ class UnreadableVideoError(DataError):
     """A video that cannot be read.
 
     Args:
-        name: the file.
+        name: the file; or a whole message, which is all that torch hands on from a data loader's worker.
         reason: what is wrong with it, as the end of a sentence without its full stop.
     """
 
-    def __init__(self, name: str, reason: str) -> None:
+    def __init__(self, name: str, reason: str = "") -> None:
         super().__init__(name, reason)
         self.name, self.reason = name, reason
 
     def __str__(self) -> str:
-        return f"video ({self.name}) must be a readable video file, but {self.reason}."
+        return f"video ({self.name}) must be a readable video file, but {self.reason}." if self.reason else self.name
 
 
 @dataclass(frozen=True)

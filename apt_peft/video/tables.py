@@ -77,6 +77,11 @@ def read_table(data: Any, names: list[str] | None, video_column: str | None, lab
     unknown = [split for split in data if split.lower() not in SPLIT_NAMES]
     if unknown:
         raise DataError(f"splits ({unknown}) must be named train, val or test. Rename them, or leave them out.")
+    taken = [SPLIT_NAMES[split.lower()] for split in data]
+    if len(set(taken)) < len(taken):
+        raise DataError(
+            f"splits ({list(data)}) must be one of each kind, but two of them mean the same. Leave one out."
+        )
     by_split = {}
     for split, table in data.items():
         video = _video_column(table, video_column)
