@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from apt_peft.errors import AptError
@@ -97,8 +98,8 @@ def _run(given: list[str]) -> int:
     if unknown:
         flags = [option for action in parser._actions for option in action.option_strings]
         parser.error(" ".join(_unknown(unknown, flags)))
-    _set_up_output()
-    result: Any = command.run(args)
+    with _own_lines():
+        result: Any = command.run(args)
     return int(result or 0)
 
 
@@ -110,14 +111,20 @@ def _unknown(texts: list[str], flags: list[str]) -> list[str]:
     return [f"{text} is one argument too many." for text in texts]
 
 
-def _set_up_output() -> None:
-    """Our own lines on stderr as they are; what libraries are about to rename is not the user's concern."""
+@contextmanager
+def _own_lines() -> Iterator[None]:
+    """Our own reports on stderr as they are; what libraries are about to rename is not the user's concern."""
     logger = logging.getLogger("apt_peft")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+    before = logger.handlers, logger.level, logger.propagate
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
-    logger.propagate = False
-    for kind in (FutureWarning, DeprecationWarning):
-        warnings.simplefilter("ignore", kind)
+    try:
+        with warnings.catch_warnings():
+            for kind in (FutureWarning, DeprecationWarning):
+                warnings.simplefilter("ignore", kind)
+            yield
+    finally:
+        logger.handlers, logger.propagate = before[0], before[2]
+        logger.setLevel(before[1])

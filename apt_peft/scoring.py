@@ -69,6 +69,8 @@ class EvaluateSettings(ScoringSettings):
         group=WHAT,
     )
     test_list: str | None = setting(TEXT, "file of test clips, `path label` lines", None, group=WHAT, metavar="FILE")
+    video_column: str | None = setting(TEXT, "column of a data set's videos", None, group=WHAT, metavar="NAME")
+    label_column: str | None = setting(TEXT, "column of a data set's labels", None, group=WHAT, metavar="NAME")
     labels: str | None = setting(TEXT, "file of the data's class names, one a line", None, group=WHAT, metavar="FILE")
     out: str | None = setting(
         TEXT, "folder for tables and pictures (default: ADAPTER/evaluation, nothing for the Hub's)", None, group=WHAT
@@ -232,15 +234,19 @@ def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[
     """The clips to score, their labels numbered as the adapter numbers them."""
     own = Path(settings.data) / LABELS_FILE
     names: Any = settings.labels or (own if own.is_file() else list(labels))
-    found = read_data(settings.data, test_list=settings.test_list, labels=names)
-    split = settings.split or next(split for split in ("test", "val", "train") if getattr(found, split))
+    found = read_data(
+        settings.data,
+        test_list=settings.test_list,
+        labels=names,
+        video_column=settings.video_column,
+        label_column=settings.label_column,
+    )
+    split = settings.split or next((split for split in ("test", "val") if getattr(found, split)), "train")
     clips: list[Clip] = getattr(found, split)
     if not clips:
         there = ", ".join(name for name, _ in found.items())
         raise DataError(f"split ({split}) must have clips, but {settings.data} has only {there}.")
     used = {clip.label for clip in clips}
-    if None in used:
-        raise DataError(f"data ({settings.data}) must have a label for every clip of its {split} split. Use predict.")
     strange = sorted(name for label, name in enumerate(found.labels) if label in used and name not in labels)
     if strange:
         raise DataError(

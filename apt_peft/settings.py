@@ -112,8 +112,9 @@ def setting(
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """A question that names the nearest of some names (`" Did you mean lr?"`), or nothing."""
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" Did you mean {found[0]}?" if found else ""
+    bare = {other.lstrip("-"): other for other in names}  # dashes would make all flags alike
+    found = difflib.get_close_matches(name.lstrip("-"), list(bare), n=1, cutoff=0.5)
+    return f" Did you mean {bare[found[0]]}?" if found else ""
 
 
 def raise_all(problems: Sequence[str]) -> None:

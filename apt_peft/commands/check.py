@@ -25,6 +25,8 @@ class CheckSettings(Settings):
     val_list: str | None = setting(TEXT, "file of validation clips", None, metavar="FILE")
     test_list: str | None = setting(TEXT, "file of test clips", None, metavar="FILE")
     labels: str | None = setting(TEXT, "file of class names in label order, one a line", None, metavar="FILE")
+    video_column: str | None = setting(TEXT, "column of a data set's videos", None, metavar="NAME")
+    label_column: str | None = setting(TEXT, "column of a data set's labels", None, metavar="NAME")
     on_error: str = setting(
         TEXT, "as for train: with skip, unreadable clips do not fail", "stop", choices=("stop", "skip")
     )
@@ -65,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         val_list=flags.val_list,
         test_list=flags.test_list,
         labels=flags.labels,
+        video_column=flags.video_column,
+        label_column=flags.label_column,
     )
     count = sum(len(clips) for _, clips in splits.items())
     with tqdm(total=count, desc="reading clips", unit="clip", disable=not flags.progress, leave=False) as bar:

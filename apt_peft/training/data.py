@@ -123,6 +123,8 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
         val_list=settings.val_list,
         test_list=settings.test_list,
         labels=settings.labels,
+        video_column=settings.video_column,
+        label_column=settings.label_column,
     )
     splits = {"train": found.train, "val": found.val, "test": found.test if settings.test else []}
     _check_labels(settings.data, splits, found.labels)
@@ -229,12 +231,6 @@ def _check_labels(data: str, splits: dict[str, list[Clip]], labels: Sequence[str
         raise DataError(
             f"data ({data}) must have training clips, but it has only "
             f"{', '.join(split for split in splits if splits[split]) or 'none'}. Add a train folder or --train-list."
-        )
-    bare = [clip_name(clip, data) for clips in splits.values() for clip in clips if clip.label is None]
-    if bare:
-        raise DataError(
-            f"data ({data}) must have a label for every clip, but {len(bare)} have none: {', '.join(bare[:10])}"
-            f"{' ...' if len(bare) > 10 else ''}."
         )
     _check_classes(data, splits["train"], labels)
 

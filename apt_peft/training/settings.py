@@ -52,6 +52,8 @@ class TrainSettings(Settings):
     labels: str | None = setting(
         TEXT, "file of class names in label order, one a line", None, group=DATA, metavar="FILE"
     )
+    video_column: str | None = setting(TEXT, "column of a data set's videos", None, group=DATA, metavar="NAME")
+    label_column: str | None = setting(TEXT, "column of a data set's labels", None, group=DATA, metavar="NAME")
     val_fraction: float = setting(
         NUMBER,
         "part of each training class that chooses the best epoch where there is no validation split; 0 keeps the last epoch",

@@ -29,6 +29,11 @@ class PromptTrainer(Trainer):
         options: what Trainer takes.
     """
 
+    # Trainer makes these as it goes.
+    optimizer: Any
+    lr_scheduler: Any
+    control: Any
+
     def __init__(
         self,
         *,

@@ -85,9 +85,7 @@ def test_another_kind_of_model(tmp_path):
 def test_weights_that_are_not_there(folder):
     (folder / "model.safetensors").unlink()
     said = first_line_of(VideoMAEForVideoClassification.from_pretrained, str(folder))
-    with raises_exactly(
-        CheckpointError, f"model ({folder}) must hold weights that transformers can read, but: {said}"
-    ):
+    with raises_exactly(CheckpointError, f"model ({folder}) must hold weights that transformers can read, but: {said}"):
         open_base(str(folder), labels=None)
 
 
@@ -95,9 +93,7 @@ def test_weights_that_are_cut(folder):
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     said = first_line_of(VideoMAEForVideoClassification.from_pretrained, str(folder))
-    with raises_exactly(
-        CheckpointError, f"model ({folder}) must hold weights that transformers can read, but: {said}"
-    ):
+    with raises_exactly(CheckpointError, f"model ({folder}) must hold weights that transformers can read, but: {said}"):
         open_base(str(folder), labels=None)
 
 

@@ -116,12 +116,3 @@ def test_data_of_one_class_after_skipping(place, tmp_path):
         f"data ({tmp_path / 'data'}) must have readable training clips of two classes or more, but it has ['a'].",
     ):
         load(tmp_path / "data", tmp_path, on_error="skip")
-
-
-def test_clips_without_a_label(place, tmp_path):
-    import datasets
-
-    table = datasets.Dataset.from_dict({"video": [(place / "train" / "a" / "a_0.mp4").read_bytes()]})
-    datasets.DatasetDict({"train": table}).save_to_disk(str(tmp_path / "data"))
-    with pytest.raises(DataError):
-        load(tmp_path / "data", tmp_path)

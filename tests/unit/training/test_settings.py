@@ -121,7 +121,12 @@ def test_a_file_is_read_and_flags_override_it(tmp_path):
 def test_a_flag_heals_a_bad_value_of_the_file(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text("epochs = 0\n")
-    assert parse(TrainSettings, "--config", str(file), *"--model m --data d --out o --epochs 2".split()).epochs == 2
+    assert (
+        parse(
+            TrainSettings, "--config", str(file), *["--model", "m", "--data", "d", "--out", "o", "--epochs", "2"]
+        ).epochs
+        == 2
+    )
 
 
 def test_unknown_keys_missing_settings_and_bad_values_are_named_at_once(tmp_path):

@@ -1,0 +1,192 @@
+"""Adapters and clips that cannot be scored, each with its message; labels that come in another order."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from clips import write_classes
+from helpers import raises_exactly
+from models import tiny_videomae
+from peft import PeftConfig, get_peft_model
+
+from apt_peft import AttentionPromptConfig, CheckpointError, ConfigError, DataError
+from apt_peft.scoring import EvaluateSettings, PredictSettings, evaluate_adapter, open_adapter, predict
+from apt_peft.training.record import read_run
+from apt_peft.training.settings import TrainSettings
+from apt_peft.training.train import train
+
+
+@pytest.fixture(scope="module")
+def trained(backbone, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "apt"
+    return train(
+        TrainSettings(
+            model=str(backbone), data=str(data), out=str(out), epochs=1, batch_size=4, num_prompt_tokens=3, threads=1,
+            progress=False,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def adapter(trained, tmp_path) -> Path:
+    """A copy of the adapter that a test may damage."""
+    copy = tmp_path / "adapter"
+    copy.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "run.json"):
+        shutil.copy(trained.out / name, copy)
+    return copy
+
+
+def settings(adapter: Path, data: Path | str = "d", **given) -> EvaluateSettings:
+    return EvaluateSettings(adapter=str(adapter), data=str(data), progress=False, **given)
+
+
+def test_no_adapter(tmp_path):
+    with pytest.raises(ValueError, match="adapter_config") as told:
+        PeftConfig.from_pretrained(str(tmp_path))
+    with raises_exactly(
+        CheckpointError,
+        f"adapter ({tmp_path}) must be a folder or a name on the Hub with an adapter_config.json, but: {told.value}",
+    ):
+        open_adapter(settings(tmp_path))
+
+
+def test_an_adapter_that_names_no_backbone(adapter):
+    change(adapter, base_model_name_or_path=None)
+    with raises_exactly(
+        CheckpointError, f"adapter ({adapter}) must name its backbone, but it names none. Add --model."
+    ):
+        open_adapter(settings(adapter))
+
+
+def test_a_backbone_that_went_away(adapter):
+    change(adapter, base_model_name_or_path="/no/such/place")
+    with raises_exactly(
+        CheckpointError,
+        "model (/no/such/place) must be a folder or a name on the Hub, but there is no such folder. Check the path. "
+        "The adapter names this backbone; give another place of it by --model.",
+    ):
+        open_adapter(settings(adapter))
+    with raises_exactly(
+        CheckpointError,
+        "model (/nor/here) must be a folder or a name on the Hub, but there is no such folder. Check the path.",
+    ):
+        open_adapter(settings(adapter, model="/nor/here"))
+
+
+def test_an_adapter_for_another_backbone(adapter, tmp_path):
+    tiny_videomae(hidden_size=48, num_attention_heads=3).save_pretrained(tmp_path / "other")
+    with pytest.raises(CheckpointError) as caught:
+        open_adapter(settings(adapter, model=str(tmp_path / "other")))
+    message = str(caught.value)
+    assert message.startswith(
+        f"adapter ({adapter}) must fit its backbone ({tmp_path / 'other'}), but: Error(s) in loading"
+    )
+    assert message.endswith(" Give the backbone it was trained on by --model.")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("{}", "KeyError: 'clips'"),
+        ("[]", "TypeError: list indices must be integers or slices, not str"),
+    ],
+)
+def test_a_damaged_run_file(adapter, content, reason):
+    (adapter / "run.json").write_text(content)
+    with raises_exactly(
+        CheckpointError,
+        f"adapter ({adapter}) must have a run.json as apt-peft train wrote it, but reading it fails: {reason}. "
+        "Restore the file, or delete it and give the clip settings by flags.",
+    ):
+        read_run(adapter)
+
+
+def test_an_adapter_of_another_origin_follows_its_backbone_and_the_flags(backbone, data, tmp_path):
+    labels = dict(enumerate(["down", "left", "up"]))
+    base = tiny_videomae(id2label=labels, label2id={name: index for index, name in labels.items()})
+    base.save_pretrained(tmp_path / "base")
+    base = type(base).from_pretrained(tmp_path / "base")
+    get_peft_model(base, AttentionPromptConfig(num_prompt_tokens=2)).save_pretrained(tmp_path / "adapter")
+    assert read_run(tmp_path / "adapter") is None
+    opened = open_adapter(settings(tmp_path / "adapter", sampling="dense", frame_stride=1, batch_size=3))
+    assert (opened.clips.sampling, opened.clips.frame_stride, opened.batch_size) == ("dense", 1, 3)
+    assert opened.labels == ("down", "left", "up")
+    result, _, _ = evaluate_adapter(settings(tmp_path / "adapter", data))
+    assert len(result.names) == 6
+
+
+def test_labels_in_another_order_are_told_by_their_names(trained, data, tmp_path):
+    wanted = evaluate_adapter(settings(trained.out, data, out=str(tmp_path / "one")))[0]
+    lines = {
+        f"{label}/{label}_{number}.mp4": place
+        for place, label in enumerate(["up", "left", "down"])
+        for number in (0, 1)
+    }
+    (tmp_path / "test.csv").write_text("".join(f"{path} {place}\n" for path, place in sorted(lines.items())))
+    (tmp_path / "labels.txt").write_text("up\nleft\ndown\n")
+    given = {"test_list": str(tmp_path / "test.csv"), "out": str(tmp_path / "two")}
+    found = evaluate_adapter(settings(trained.out, data / "test", labels=str(tmp_path / "labels.txt"), **given))[0]
+    assert torch.equal(found.targets, wanted.targets)
+    assert torch.equal(found.scores, wanted.scores)
+
+
+def test_labels_that_the_adapter_does_not_know(trained, tmp_path):
+    place = write_classes(tmp_path / "data", ["left", "sideways"], clips=1, num_frames=4, width=32, height=24)
+    (place / "labels.txt").write_text("left\nsideways\n")
+    with raises_exactly(
+        DataError,
+        f"data ({place}) must have the adapter's labels, but it has ['sideways']. "
+        "The adapter knows ['down', 'left', 'up'].",
+    ):
+        evaluate_adapter(settings(trained.out, place))
+
+
+def test_a_split_that_is_not_there(trained, data):
+    with raises_exactly(DataError, f"split (val) must have clips, but {data} has only train, test."):
+        evaluate_adapter(settings(trained.out, data, split="val"))
+
+
+def test_data_without_splits_are_scored_whole(trained, data, tmp_path):
+    _, split, _ = evaluate_adapter(settings(trained.out, data / "test", out=str(tmp_path / "x")))
+    assert split == "train"
+
+
+def test_nothing_to_predict(trained, tmp_path):
+    with raises_exactly(
+        ConfigError,
+        f"clips ({tmp_path / 'no'}) must be a video or a folder of videos, but there is nothing of that name.",
+    ):
+        predict(PredictSettings(adapter=str(trained.out), clips=str(tmp_path / "no")))
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        predict(PredictSettings(adapter=str(trained.out), clips=str(tmp_path)))
+    assert str(caught.value).startswith(
+        f"clips ({tmp_path}) must be a video or a folder of videos, but it holds no file with a suffix of one (.3"
+    )
+
+
+def test_one_video_is_predicted_whatever_its_suffix(trained, data, tmp_path):
+    shutil.copy(data / "test" / "up" / "up_0.mp4", tmp_path / "clip.data")
+    (row,) = predict(PredictSettings(adapter=str(trained.out), clips=str(tmp_path / "clip.data"), top_k=2))
+    assert row["clip"] == str(tmp_path / "clip.data")
+    assert len(row["scores"]) == 2
+
+
+def test_an_adapter_without_run_file_is_not_resumed(adapter, quick):
+    (adapter / "run.json").unlink()
+    with raises_exactly(
+        ConfigError,
+        f"out ({adapter}) must hold a run of apt-peft train to resume, but it holds an adapter without run.json. "
+        "Choose another --out.",
+    ):
+        train(quick(out=str(adapter), resume=True))
+
+
+def change(adapter: Path, **values) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | values))
