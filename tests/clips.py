@@ -89,6 +89,7 @@ def write_clip(
         stream = container.add_stream(codec, rate=fps, options=encoder | (options or {}))
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.gop_size = gop
+        stream.codec_context.thread_count = 1
         if times is not None:
             stream.codec_context.time_base = Fraction(1, TICKS)
         if rotation or hflip:
@@ -96,6 +97,8 @@ def write_clip(
         sound = container.add_stream("aac", rate=8000) if audio else None
         for index in range(num_frames):
             frame = av.VideoFrame.from_ndarray(picture(index, width, height, seed), format="rgb24")
+            # One thread here and in the encoder: left-over threads would hang a test that forks workers.
+            frame = frame.reformat(format=pix_fmt, threads=1)
             frame.pts = index if times is None else times[index]
             frame.time_base = Fraction(1, fps) if times is None else Fraction(1, TICKS)
             container.mux(stream.encode(frame))

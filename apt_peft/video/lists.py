@@ -105,9 +105,11 @@ def _fields(text: str) -> list[str]:
 def _names(texts: list[str]) -> list[str]:
     if not all(text.isascii() and text.isdigit() for text in texts):
         return sorted(set(texts))
-    highest = max(texts, key=lambda text: int(text) if len(text) < 19 else 10**19)
-    if len(highest) > 18 or int(highest) >= MAX_LABELS:
-        raise DataError(f"label ({highest}) must be below {MAX_LABELS}, counted from 0.")
+    # By length first: Python refuses to read numbers of thousands of digits.
+    highest = max((text.lstrip("0") or "0" for text in texts), key=lambda text: (len(text), text))
+    if len(highest) > len(str(MAX_LABELS)) or int(highest) >= MAX_LABELS:
+        shown = highest if len(highest) <= 20 else f"{highest[:20]}..."
+        raise DataError(f"label ({shown}) must be below {MAX_LABELS}, counted from 0.")
     return [str(label) for label in range(int(highest) + 1)]
 
 

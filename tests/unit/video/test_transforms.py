@@ -1,0 +1,128 @@
+"""Frames become tensors alike for a whole clip, drawn by the given generator alone."""
+
+import pytest
+import torch
+from helpers import raises_exactly
+
+from apt_peft.errors import ConfigError
+from apt_peft.video import IMAGENET_MEAN, IMAGENET_STD, ClipTransform, clip_generator
+
+PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+
+
+def gradient(height: int, width: int, frames: int = 2) -> torch.Tensor:
+    """Rows in the red channel, columns in the green one."""
+    clip = torch.zeros(frames, height, width, 3, dtype=torch.uint8)
+    clip[..., 0] = torch.arange(height)[:, None]
+    clip[..., 1] = torch.arange(width)[None, :]
+    return clip
+
+
+def test_normalises_with_mean_and_std():
+    frames = torch.full((2, 8, 8, 3), 128, dtype=torch.uint8)
+    clip = ClipTransform(8)(frames)
+    expected = (128 / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    assert clip.dtype == torch.float32
+    assert clip.shape == (2, 3, 8, 8)
+    assert torch.allclose(clip, expected[None, :, None, None].expand_as(clip))
+
+
+@pytest.mark.parametrize(("resize", "shape"), [("crop", (10, 20)), ("squash", (10, 10))])
+@pytest.mark.parametrize("stored", [(40, 80), (80, 40)])
+def test_prepare_resizes_once(resize, shape, stored):
+    prepared = ClipTransform(10, resize=resize).prepare(gradient(*stored))
+    assert prepared.dtype == torch.uint8
+    assert prepared.shape[:2] == (2, 3)
+    assert tuple(prepared.shape[2:]) == (shape if stored[0] < stored[1] else shape[::-1])
+
+
+def test_prepared_side():
+    assert ClipTransform(224).prepared_side == 224
+    assert ClipTransform(224, augment="flip").prepared_side == 224
+    assert ClipTransform(224, augment="crop").prepared_side == 256
+    assert ClipTransform(224, short_side=300).prepared_side == 300
+
+
+def test_evaluation_takes_the_centre_unflipped():
+    frames = gradient(20, 40)
+    for augment in ("none", "flip"):
+        clip = ClipTransform(20, augment=augment, **PLAIN)(frames) * 255
+        assert torch.allclose(clip[0, 1, 0], torch.arange(10.0, 30.0))
+
+
+def test_flip_is_drawn_and_alike_for_all_frames():
+    transform = ClipTransform(20, augment="flip", **PLAIN)
+    prepared = transform.prepare(gradient(20, 20))
+    flipped = 0
+    for index in range(200):
+        row = transform.finish(prepared, clip_generator(0, 0, index))[:, 1, 0] * 255
+        assert torch.equal(row[0], row[1])
+        assert row[0, 0].round() in (0, 19)
+        flipped += int(row[0, 0].round() == 19)
+    assert 70 < flipped < 130
+
+
+def test_random_crops_keep_their_area_and_proportions():
+    transform = ClipTransform(64, augment="crop", **PLAIN)
+    prepared = transform.prepare(gradient(100, 150))
+    areas = []
+    for index in range(200):
+        clip = transform.finish(prepared, clip_generator(0, 0, index))
+        assert torch.equal(clip[0], clip[1])
+        assert clip.shape == (2, 3, 64, 64)
+        _, _, height, width = transform._random_box(73, 110, clip_generator(0, 0, index))
+        assert 0.72 < width / height < 1.37
+        areas.append(height * width / (73 * 110))
+    assert 0.49 < min(areas) < 0.6
+    assert max(areas) > 0.75
+
+
+def test_a_crop_that_cannot_fit_is_the_largest_centre():
+    transform = ClipTransform(16, augment="crop", area=(1, 1), ratio=(1, 1), **PLAIN)
+    assert transform._random_box(20, 50, clip_generator(0, 0, 0)) == (0, 15, 20, 20)
+    assert transform._random_box(50, 20, clip_generator(0, 0, 0)) == (15, 0, 20, 20)
+
+
+def test_the_generator_is_the_only_source_of_chance():
+    transform = ClipTransform(16, augment="crop")
+    frames = gradient(40, 60)
+    torch.manual_seed(0)
+    first = transform(frames, clip_generator(0, 1, 2))
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    assert torch.equal(transform(frames, clip_generator(0, 1, 2)), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(transform(frames, clip_generator(0, 2, 2)), first)
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_crops_go_along_the_longer_side(tall):
+    transform = ClipTransform(20, **PLAIN)
+    prepared = transform.prepare(gradient(50, 20) if tall else gradient(20, 50))
+    views = transform.finish_views(prepared, 3) * 255
+    assert views.shape == (3, 2, 3, 20, 20)
+    assert views[:, 0, 0 if tall else 1, 0, 0].round().tolist() == [0, 15, 30]
+    assert torch.equal(transform.finish_views(prepared, 1)[0], transform.finish(prepared))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 0}, "size (0) must be whole numbers from 1 up."),
+        ({"short_side": 0}, "short_side (0) must be whole numbers from 1 up."),
+        ({"resize": "pad"}, "resize ('pad') must be one of 'crop', 'squash'."),
+        ({"augment": "all"}, "augment ('all') must be one of 'none', 'flip', 'crop'."),
+        ({"short_side": 8}, "short_side (8) must be at least size, but size is 16."),
+        ({"mean": (0.5,)}, "mean ([0.5]) must be three numbers, one for each of red, green and blue."),
+        (
+            {"std": (1, 1, float("nan"))},
+            "std ([1, 1, nan]) must be three numbers, one for each of red, green and blue.",
+        ),
+        ({"std": (1, 1, 0)}, "std ([1.0, 1.0, 0.0]) must be above 0: values are divided by it."),
+        ({"area": (0.9, 0.5)}, "area ((0.9, 0.5)) must be two parts of the picture, 0 < smallest <= largest <= 1."),
+        ({"ratio": (0, 1)}, "ratio ((0, 1)) must be two proportions, 0 < smallest <= largest."),
+    ],
+)
+def test_values_that_cannot_be_used(settings, message):
+    with raises_exactly(ConfigError, message):
+        ClipTransform(**{"size": 16} | settings)
