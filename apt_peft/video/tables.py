@@ -181,7 +181,7 @@ def _sources(table: Any, column: str, split: str) -> list[Any]:
             row = len(sources)
             label = f"{split}[{row}]" + (f" {path}" if path else "")
             sources.append(TableVideo(table, column, row, label) if in_table else path)
-    missing = [row for row, source in enumerate(sources) if source is None]
+    missing = [row for row, source in enumerate(sources) if not source]  # arrow leaves "" in an empty row
     if missing:
         raise DataError(f"rows ({missing[:20]}) of {column!r} in {split} must hold a video, but they are empty.")
     return sources
