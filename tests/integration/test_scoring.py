@@ -9,13 +9,15 @@ import torch
 from clips import write_classes
 from helpers import raises_exactly
 from models import tiny_videomae
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 
 from apt_peft import AttentionPromptConfig, CheckpointError, ConfigError, DataError
 from apt_peft.scoring import EvaluateSettings, PredictSettings, evaluate_adapter, open_adapter, predict
+from apt_peft.training.base import open_base, quiet
 from apt_peft.training.record import read_run
 from apt_peft.training.settings import TrainSettings
 from apt_peft.training.train import train
+from apt_peft.video.clip import VIDEO_SUFFIXES
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +80,17 @@ def test_a_backbone_that_went_away(adapter):
 
 def test_an_adapter_for_another_backbone(adapter, tmp_path):
     tiny_videomae(hidden_size=48, num_attention_heads=3).save_pretrained(tmp_path / "other")
-    with pytest.raises(CheckpointError) as caught:
+    base = open_base(str(tmp_path / "other"), labels=["down", "left", "up"])
+    with quiet(), pytest.raises(RuntimeError) as told:
+        PeftModel.from_pretrained(base, str(adapter))
+    reason = " ".join(line.strip() for line in str(told.value).split("\n")[:2])
+    assert "size mismatch" in reason
+    with raises_exactly(
+        CheckpointError,
+        f"adapter ({adapter}) must fit its backbone ({tmp_path / 'other'}), but: {reason} "
+        "Give the backbone it was trained on by --model.",
+    ):
         open_adapter(settings(adapter, model=str(tmp_path / "other")))
-    message = str(caught.value)
-    assert message.startswith(
-        f"adapter ({adapter}) must fit its backbone ({tmp_path / 'other'}), but: Error(s) in loading"
-    )
-    assert message.endswith(" Give the backbone it was trained on by --model.")
-    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -163,11 +168,12 @@ def test_nothing_to_predict(trained, tmp_path):
     ):
         predict(PredictSettings(adapter=str(trained.out), clips=str(tmp_path / "no")))
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ConfigError) as caught:
+    with raises_exactly(
+        ConfigError,
+        f"clips ({tmp_path}) must be a video or a folder of videos, but it holds no file with a suffix of one "
+        f"({' '.join(sorted(VIDEO_SUFFIXES))}).",
+    ):
         predict(PredictSettings(adapter=str(trained.out), clips=str(tmp_path)))
-    assert str(caught.value).startswith(
-        f"clips ({tmp_path}) must be a video or a folder of videos, but it holds no file with a suffix of one (.3"
-    )
 
 
 def test_one_video_is_predicted_whatever_its_suffix(trained, data, tmp_path):
