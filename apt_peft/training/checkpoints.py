@@ -8,11 +8,14 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from apt_peft.errors import ConfigError
 
 CHECKPOINTS = "checkpoints"
+CACHE = "cache"
 MARKER = "complete.json"
 STATE = "settings.json"
 PARTIAL = ".adapter-partial"
@@ -112,8 +115,11 @@ def rotate(folder: Path, keep: set[Path]) -> None:
             delete(path)
 
 
-def prepare_folder(out: Path, *, resume: bool) -> None:
-    """Check that a run may write into a folder, and make it.
+@contextmanager
+def run_folder(out: Path, *, resume: bool) -> Iterator[None]:
+    """Make a run's folder, and take it away again where the run fails before it has a checkpoint.
+
+    A wrong setting is often found late, by what the backbone or the clips are; its correction must find OUT as it was.
 
     Args:
         out: the run's folder.
@@ -125,17 +131,31 @@ def prepare_folder(out: Path, *, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out ({out}) must be a folder, but it is a file. Choose another --out.")
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    if names and not resume:
+    folder = out / CHECKPOINTS
+    # What a start leaves that was killed while it read clips: the cache may stay, nothing has been trained.
+    fresh = not names or (folder.is_dir() and not any(folder.iterdir()) and set(names) <= {CHECKPOINTS, CACHE})
+    if not fresh and not resume:
         raise ConfigError(
             f"out ({out}) must be new or empty, but it holds {_few(names)}. "
             "Choose another --out, or add --resume to go on with the run that is in it."
         )
-    if names and not (out / CHECKPOINTS).is_dir():
+    if not fresh and not folder.is_dir():
         raise ConfigError(
             f"out ({out}) must hold a run to resume, but it holds {_few(names)} and no {CHECKPOINTS} folder. "
             "Choose another --out."
         )
-    (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    made = [path for path in (out, *out.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if fresh and not numbered(folder):
+            for name in (CHECKPOINTS, CACHE):
+                shutil.rmtree(out / name, ignore_errors=True)
+            with suppress(OSError):  # a folder that something else was put into stays
+                for path in made:
+                    path.rmdir()
+        raise
 
 
 def check_same_run(folder: Path, now: dict) -> None:

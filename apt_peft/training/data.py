@@ -14,6 +14,7 @@ from torch.utils.data import default_collate
 from tqdm.auto import tqdm
 
 from apt_peft.errors import DataError
+from apt_peft.training.checkpoints import CACHE
 from apt_peft.training.clips import ClipSettings
 from apt_peft.training.settings import TrainSettings
 from apt_peft.video import (
@@ -28,7 +29,6 @@ from apt_peft.video import (
 
 logger = logging.getLogger(__name__)
 collate = default_collate
-CACHE = "cache"
 AUTO_CACHE_BYTES = 2**30
 # Width of a prepared frame over its height, for the estimate of a cache: wide-screen pictures.
 WIDE = 16 / 9

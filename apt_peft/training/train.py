@@ -75,7 +75,7 @@ def train(settings: TrainSettings) -> TrainResult:
         The scores; the adapter is in `settings.out`.
 
     Raises:
-        AptError: settings, data, backbone or folder cannot be used; nothing has been trained then.
+        AptError: settings, data, backbone or folder cannot be used; the folder is as it was, unless a checkpoint was made.
     """
     out = Path(settings.out)
     if settings.push_to_hub:
@@ -83,8 +83,7 @@ def train(settings: TrainSettings) -> TrainResult:
     if settings.resume and checkpoints.is_finished(out):
         logger.warning("The run in %s is finished; nothing is left to train.", out)
         return _finished(settings, out)
-    checkpoints.prepare_folder(out, resume=settings.resume)
-    with threads(settings.threads), quiet():
+    with checkpoints.run_folder(out, resume=settings.resume), threads(settings.threads), quiet():
         result = _train(settings, out)
     if settings.push_to_hub:
         hub.push(out, settings.push_to_hub)

@@ -71,6 +71,7 @@ def test_the_program_has_help_and_a_version(capsys):
 def test_an_error_of_the_users_is_told_without_a_traceback(capsys, tmp_path, words, message):
     words = [word.replace("{tmp}", str(tmp_path)) for word in words]
     assert run(capsys, *words) == (2, "", f"error: {message}\n")
+    assert not any(tmp_path.iterdir())
 
 
 def test_from_clips_to_predictions_in_new_processes(backbone, data, tmp_path):

@@ -231,7 +231,7 @@ def test_unreadable_clips_stop_before_the_first_step(quick, data, tmp_path):
             + "\n".join(f"  {clip}: {reason}" for clip, reason in reasons.items()),
         ):
             train(quick(data=str(place), cache=cache, out=str(tmp_path / cache)))
-        assert not list((tmp_path / cache / "checkpoints").glob("checkpoint-*"))
+        assert not (tmp_path / cache).exists()
 
 
 def test_unreadable_clips_are_skipped_and_counted(quick, data, tmp_path):

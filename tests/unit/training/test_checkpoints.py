@@ -67,14 +67,57 @@ def test_rotation_keeps_what_it_is_told_to_keep(tmp_path):
     assert (tmp_path / "settings.json").exists()
 
 
-def test_a_new_or_empty_folder_is_made_ready(tmp_path):
-    for resume in (False, True):
-        out = tmp_path / f"new-{resume}" / "deep"
-        checkpoints.prepare_folder(out, resume=resume)
+def start(out: Path, *files: Path, resume: bool = False, error: type[BaseException] | None = None) -> None:
+    """Begin a run that writes some files, and end it by an error."""
+    with checkpoints.run_folder(out, resume=resume):
         assert (out / "checkpoints").is_dir()
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("{}")
+        if error is not None:
+            raise error
+
+
+def test_a_new_or_empty_folder_is_made_ready(tmp_path):
     (tmp_path / "empty").mkdir()
-    checkpoints.prepare_folder(tmp_path / "empty", resume=False)
-    checkpoints.prepare_folder(tmp_path / "empty", resume=True)
+    for resume in (False, True):
+        for out in (tmp_path / f"new-{resume}" / "deep", tmp_path / "empty"):
+            start(out, resume=resume)
+            assert (out / "checkpoints").is_dir()
+
+
+@pytest.mark.parametrize("error", [ConfigError, KeyboardInterrupt])
+def test_a_start_that_fails_leaves_nothing(tmp_path, error):
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "new" / "deep", tmp_path / "empty"):
+        with pytest.raises(error):
+            start(out, out / "checkpoints" / "settings.json", out / "cache" / "frames", error=error)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    assert not any((tmp_path / "empty").iterdir())
+
+
+def test_what_a_killed_start_left_is_as_good_as_new(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "cache").mkdir()
+    start(tmp_path)
+    with pytest.raises(ConfigError):
+        start(tmp_path, error=ConfigError)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_failure_takes_away_nothing_that_was_there_or_trained(tmp_path):
+    checkpoint, note = tmp_path / "new" / "run" / "checkpoints" / "checkpoint-1" / "weights", tmp_path / "a" / "note"
+    old = tmp_path / "old" / "checkpoints" / "settings.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    for out, files, resume in (
+        (tmp_path / "new" / "run", [checkpoint], False),
+        (tmp_path / "a" / "run", [note], False),
+        (tmp_path / "old", [], True),
+    ):
+        with pytest.raises(ConfigError):
+            start(out, *files, resume=resume, error=ConfigError)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {checkpoint, note, old}
 
 
 def test_a_file_is_no_folder(tmp_path):
@@ -82,7 +125,7 @@ def test_a_file_is_no_folder(tmp_path):
     with raises_exactly(
         ConfigError, f"out ({tmp_path / 'out'}) must be a folder, but it is a file. Choose another --out."
     ):
-        checkpoints.prepare_folder(tmp_path / "out", resume=True)
+        start(tmp_path / "out", resume=True)
 
 
 def test_a_used_folder_is_refused(tmp_path):
@@ -92,13 +135,13 @@ def test_a_used_folder_is_refused(tmp_path):
         f"out ({tmp_path}) must be new or empty, but it holds thesis.txt. "
         "Choose another --out, or add --resume to go on with the run that is in it.",
     ):
-        checkpoints.prepare_folder(tmp_path, resume=False)
+        start(tmp_path, resume=False)
     with raises_exactly(
         ConfigError,
         f"out ({tmp_path}) must hold a run to resume, but it holds thesis.txt and no checkpoints folder. "
         "Choose another --out.",
     ):
-        checkpoints.prepare_folder(tmp_path, resume=True)
+        start(tmp_path, resume=True)
 
 
 def test_another_run_is_told_by_what_differs(tmp_path):
