@@ -9,6 +9,7 @@ from apt_peft.settings import (
     NUMBERS,
     SWITCH,
     TEXT,
+    Rule,
     Settings,
     above,
     at_least,
@@ -23,6 +24,11 @@ HOW_NOT_WHAT = frozenset(
 
 # Headings of --help.
 WHAT, DATA, CLIPS, PROMPTS, TRAINING, MACHINE, RUN = "what", "data", "clips", "prompts", "training", "machine", "run"
+
+LAYERS = Rule(
+    "be a list of at least one layer, counted from 0. For a head without prompts, take --method linear",
+    lambda layers: len(layers) > 0 and min(layers) >= 0,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +138,7 @@ class TrainSettings(Settings):
         group=PROMPTS,
     )
     layers_to_transform: tuple[int, ...] | None = setting(
-        INTEGERS, "layers that get prompts, from 0 (default: all)", None, group=PROMPTS
+        INTEGERS, "layers that get prompts, from 0 (default: all)", None, rule=LAYERS, group=PROMPTS
     )
 
     epochs: int = setting(INTEGER, "passes over the training clips", 20, rule=at_least(1), group=TRAINING)

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
-from torch.utils.data import DataLoader
+from peft import PeftModel
 from transformers import set_seed
 
 from apt_peft.errors import ConfigError
@@ -20,7 +19,6 @@ from apt_peft.evaluation import EvaluationResult, evaluate, unreadable_by_name
 from apt_peft.training import checkpoints, hub
 from apt_peft.training.base import (
     frames_and_size,
-    head_of,
     open_base,
     quiet,
     read_config,
@@ -29,12 +27,11 @@ from apt_peft.training.base import (
 )
 from apt_peft.training.clips import ClipSettings, clip_settings
 from apt_peft.training.data import RunData, collate, load_data
-from apt_peft.training.head import initialize_head
 from apt_peft.training.optimizer import learning_rates
+from apt_peft.training.prompts import add_prompts, check_targets
 from apt_peft.training.record import FORMAT, RUN_FILE, model_card, read_run, versions
 from apt_peft.training.settings import TrainSettings
 from apt_peft.training.trainer import PromptTrainer, RunCallback, training_arguments
-from apt_peft.tuner import AttentionPromptConfig, initialize_prompts_from_data
 
 logger = logging.getLogger(__name__)
 EVALUATION = "evaluation"
@@ -93,6 +90,7 @@ def train(settings: TrainSettings) -> TrainResult:
 def _train(settings: TrainSettings, out: Path) -> TrainResult:
     folder = out / checkpoints.CHECKPOINTS
     config = read_config(settings.model)
+    check_targets(config, settings)
     mean_pooling = getattr(config, "use_mean_pooling", True)
     frames, size = frames_and_size(config)
     clips = clip_settings(settings, model=settings.model, frames=frames, size=size)
@@ -104,7 +102,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
     checkpoints.check_same_run(
         folder, {**settings.what_comes_out(), "data fingerprint": data.fingerprint, "backbone fingerprint": fingerprint}
     )
-    model = _with_prompts(base, settings, data)
+    model = add_prompts(base, settings, data)
     trained, total = model.get_nb_trainable_parameters()
     logger.info(
         "%s in %d classes. %s of %s parameters are trained.",
@@ -159,33 +157,6 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         skipped=data.skipped,
         test=test,
     )
-
-
-def _with_prompts(base: torch.nn.Module, settings: TrainSettings, data: RunData) -> PeftModel:
-    """The backbone with its head at the published start, and prompts where the method has them."""
-    initialize_head(head_of(base), seed=settings.seed)
-    apt = settings.method == "apt"
-    config = AttentionPromptConfig(
-        num_prompt_tokens=settings.num_prompt_tokens,
-        prompt_dropout=settings.prompt_dropout,
-        reparameterization=settings.reparameterization,  # type: ignore[arg-type]
-        share_prompts_across_heads=settings.share_prompts_across_heads,
-        init_weights="data" if apt and settings.init_weights == "data" else True,
-        target_modules=None if apt else [],
-        layers_to_transform=list(settings.layers_to_transform) if apt and settings.layers_to_transform else None,
-    )
-    model = get_peft_model(base, config)
-    if config.init_weights == "data":
-        dataset = data.training()
-        dataset.set_epoch(0)
-        generator = torch.Generator().manual_seed(settings.seed)
-        loader = DataLoader(
-            dataset, batch_size=settings.batch_size, shuffle=True, generator=generator, collate_fn=collate
-        )
-        initialize_prompts_from_data(model, loader, seed=settings.seed)
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model
 
 
 def _trainer(model: PeftModel, settings: TrainSettings, data: RunData, folder: Path) -> PromptTrainer:

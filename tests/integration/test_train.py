@@ -12,10 +12,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForVideoClassification
 
-from apt_peft import AutoPeftModelForVideoClassification, DataError
+from apt_peft import AutoPeftModelForVideoClassification, DataError, TargetError
 from apt_peft.errors import ConfigError
 from apt_peft.scoring import EvaluateSettings, PredictSettings, evaluate_adapter, predict
 from apt_peft.training.base import open_base
+from apt_peft.training.prompts import add_prompts
 from apt_peft.training.train import train
 from apt_peft.video import UnreadableVideoError, probe
 
@@ -148,6 +149,26 @@ def test_gradient_checkpointing_changes_nothing(quick, tmp_path):
     plain, saving = (load_file(run.out / "adapter_model.safetensors") for run in (plain, saving))
     for name in plain:
         torch.testing.assert_close(saving[name], plain[name], rtol=1e-5, atol=1e-7)
+
+
+def test_gradient_checkpointing_goes_by_the_name_that_transformers_has_now(backbone, quick):
+    # `train` keeps warnings of libraries off the screen, so this is asked of the step itself.
+    base = open_base(str(backbone), labels=["a", "b", "c"])
+    model = add_prompts(base, quick(gradient_checkpointing=True), None)
+    assert all(block.gradient_checkpointing for block in base.videomae.encoder.layer)
+    model.train()(pixel_values=torch.randn(1, 4, 3, 16, 16), labels=torch.tensor([0])).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_prompts_go_to_the_layers_that_are_named(quick):
+    result = train(quick(layers_to_transform=(0, 2), epochs=1, test=False))
+    names = load_file(result.out / "adapter_model.safetensors")
+    assert {name.split(".layer.")[1][0] for name in names if "attention_prompt_" in name} == {"0", "2"}
+
+
+def test_layers_that_the_backbone_has_not_are_told_before_clips_are_read(quick, tmp_path):
+    with raises_exactly(TargetError, "layers_to_transform [3, 12] is out of range: the model has 3 layers (0-2)."):
+        train(quick(layers_to_transform=(0, 3, 12), data=str(tmp_path / "no-clips")))
 
 
 def test_without_validation_the_last_epoch_is_kept(quick):

@@ -34,6 +34,15 @@ PLACES = {"model": "m", "data": "d", "out": "o"}
         ("num_prompt_tokens", 65537, "num_prompt_tokens (65537) must be at least 1 and at most 65536."),
         ("bf16", "yes", "bf16 ('yes') must be true or false."),
         ("layers_to_transform", [0, "1"], "layers_to_transform ([0, '1']) must be whole numbers."),
+        *(
+            (
+                "layers_to_transform",
+                layers,
+                f"layers_to_transform ({layers}) must be a list of at least one layer, counted from 0. "
+                "For a head without prompts, take --method linear.",
+            )
+            for layers in ([], [0, -1])
+        ),
         ("mean", [0.5, "x", 0.5], "mean ([0.5, 'x', 0.5]) must be finite numbers."),
         ("mean", (0.5,), "mean ([0.5]) must be 3 numbers, one for each of red, green, blue."),
         ("std", (1.0, 0.0, 1.0), "std ([1.0, 0.0, 1.0]) must be above 0 in every channel."),
