@@ -1,0 +1,68 @@
+"""Linear probe and prompts from both starts on real clips, over seeds, by `apt-peft train`'s own code.
+
+    python examples/benchmarks/real_clips.py --out runs/yoga6 --results docs/results/yoga6.jsonl \\
+        --model ../shared/backbones/videomae-small-112 --data ../shared/clips \\
+        --train-list ../shared/clips/yoga6.train.csv --test-list ../shared/clips/yoga6.test.csv \\
+        --labels ../shared/clips/yoga6.labels.txt \\
+        --resize squash --val-fraction 0 --num-prompt-tokens 20 --threads 1
+
+Every flag of `apt-peft train` but --method, --init-weights and --seed may be given. A run that is finished in --out is
+not made again; one that was cut short goes on. Writes one JSON line a run and prints the table.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+
+from apt_peft import settings as flags
+from apt_peft.training.settings import TrainSettings
+from apt_peft.training.train import train
+
+METHODS = {
+    "linear": {"method": "linear"},
+    "published": {"method": "apt", "init_weights": "published"},
+    "data": {"method": "apt", "init_weights": "data"},
+}
+# of run.json: what decided the result and what came out, without the places of files
+KEPT = ("trained_parameters", "training_seconds", "steps", "learning_rates", "precision", "device", "versions")
+PLACES = ("model", "data", "out", "train_list", "val_list", "test_list", "labels", "cache", "progress", "resume")
+
+
+def line(name: str, seed: int, run: dict) -> dict:
+    """What is published of a run."""
+    settings = {key: value for key, value in run["settings"].items() if key not in PLACES}
+    clips = run["data"]["clips"]
+    return {"name": name, "seed": seed, **run["result"]["test"], "clips_of_split": clips, "settings": settings} | {
+        key: run[key] for key in KEPT
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="0, 1, ... up to this number")
+    parser.add_argument("--results", type=Path, required=True, help="file of JSON lines, written anew")
+    flags.add_arguments(parser, TrainSettings)
+    given = vars(parser.parse_args())
+    seeds, results = given.pop("seeds"), given.pop("results")
+    out = Path(given.pop("out"))
+
+    rows = []
+    for seed in range(seeds):
+        for name, method in METHODS.items():
+            folder = out / f"{name}-{seed}"
+            told = given | method | {"seed": seed, "out": str(folder), "resume": folder.exists()}
+            train(flags.from_arguments(TrainSettings, told))
+            rows.append(line(name, seed, json.loads((folder / "run.json").read_text())))
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in METHODS:
+        of = [row for row in rows if row["name"] == name]
+        shown = ", ".join(f"{row['top1']:.1f}" for row in of)
+        print(
+            f"{name:10} top-1 {mean(row['top1'] for row in of):5.1f} ({shown}), {of[0]['trained_parameters']:,} parameters"
+        )
+
+
+if __name__ == "__main__":
+    main()
