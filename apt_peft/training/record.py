@@ -95,6 +95,7 @@ def model_card(
         for split in ("validation", "test")
         if (numbers := result.get(split))
     ]
+    stride = f", frame_stride={clips.frame_stride}" if clips.sampling == "dense" else ""
     extra = ", use_mean_pooling=True" if mean_pooling else ""
     lines = [
         "---",
@@ -137,13 +138,19 @@ def model_card(
     ]
     if not mean_pooling:
         lines += [
-            "or in one line, frames chosen by the pipeline:",
+            "or as a pipeline, told to use this adapter's preprocessor and given frames (of a file it would decode, by "
+            'torchcodec alone, other frames than the adapter was trained on); this needs `pip install "apt-peft[video]"`:',
             "",
             "```python",
             "import apt_peft",
+            "from apt_peft.video import read_frames, sample_segments",
             "from transformers import pipeline",
             "",
-            'classify = pipeline("video-classification", model=".")',
+            'adapter = "."',
+            'classify = pipeline("video-classification", model=adapter, video_processor=adapter)',
+            f'frames = read_frames("clip.mp4", lambda count: sample_segments("{clips.sampling}", count, '
+            f"{clips.num_frames}{stride})[0])",
+            "print(classify(frames.numpy()))",
             "```",
             "",
         ]

@@ -1,6 +1,8 @@
 """`train` from flags to a scored adapter folder, and what every road back from that folder gives."""
 
+import ast
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +66,21 @@ def test_a_run_leaves_a_whole_adapter_folder(trained, backbone):
         assert text in card
     names = {"result.json", "per_class.csv", "confusion.csv", "confusion.png", "mistakes.csv"}
     assert {path.name for path in (trained.out / "evaluation").iterdir()} == names
+
+
+def test_the_code_of_the_card_runs(trained, data, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "downloaded"
+    shutil.copytree(trained.out, folder, ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copy(data / "test" / "up" / "up_0.mp4", folder / "clip.mp4")
+    monkeypatch.chdir(folder)
+    card = (folder / "README.md").read_text()
+    blocks = [part.partition("```")[0] for part in card.split("```python\n")[1:]]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "card", "exec"), {})
+    labels, scores = capsys.readouterr().out.splitlines()
+    assert labels == "{0: 'down', 1: 'left', 2: 'up'}"
+    assert {score["label"] for score in ast.literal_eval(scores)} == {"down", "left", "up"}
 
 
 def test_only_prompts_and_head_are_saved(trained):
@@ -291,8 +308,6 @@ def test_a_named_cache_stays_and_an_own_one_goes(quick, tmp_path):
 
 def _with_damage(data: Path, tmp_path: Path) -> Path:
     """The data with a training clip and a test clip that are no videos."""
-    import shutil
-
     place = tmp_path / "damaged"
     shutil.copytree(data, place)
     (place / "train" / "left" / "left_1.mp4").write_bytes(b"no video")
