@@ -11,10 +11,10 @@ from peft import PeftConfig, PeftModel
 from apt_peft.errors import CheckpointError, ConfigError, DataError
 from apt_peft.evaluation import EvaluationResult, evaluate, score_all
 from apt_peft.settings import INTEGER, NUMBERS, SWITCH, TEXT, Settings, at_least, setting
-from apt_peft.training.base import frames_and_size, open_base, quiet
+from apt_peft.training.base import frames_and_size, is_lost_folder, open_base, quiet
 from apt_peft.training.clips import ClipSettings, clip_settings
 from apt_peft.training.data import clip_name, unreadable_error, video_dataset
-from apt_peft.training.record import read_run
+from apt_peft.training.record import EVALUATION, Run, read_run
 from apt_peft.video import Clip, keep_readable, read_data
 from apt_peft.video.clip import VIDEO_SUFFIXES
 from apt_peft.video.data import LABELS_FILE
@@ -28,7 +28,9 @@ class ScoringSettings(Settings):
     """What both commands need to know; fields without a value follow the adapter's run.json."""
 
     adapter: str = setting(TEXT, "adapter: a folder or a name on the Hub", group=WHAT, metavar="DIR_OR_HUB")
-    model: str | None = setting(TEXT, "backbone (default: the one the adapter names)", None, group=WHAT)
+    model: str | None = setting(
+        TEXT, "backbone (default: the one the adapter names)", None, group=WHAT, metavar="DIR_OR_HUB"
+    )
     on_error: str = setting(
         TEXT,
         "when clips cannot be read: stop and name them, or leave them out",
@@ -68,12 +70,21 @@ class EvaluateSettings(ScoringSettings):
         choices=("train", "val", "test"),
         group=WHAT,
     )
-    test_list: str | None = setting(TEXT, "file of test clips, `path label` lines", None, group=WHAT, metavar="FILE")
+    train_list: str | None = setting(
+        TEXT, "file of training clips, `path label` lines", None, group=WHAT, metavar="FILE"
+    )
+    val_list: str | None = setting(TEXT, "file of validation clips", None, group=WHAT, metavar="FILE")
+    test_list: str | None = setting(TEXT, "file of test clips", None, group=WHAT, metavar="FILE")
     video_column: str | None = setting(TEXT, "column of a data set's videos", None, group=WHAT, metavar="NAME")
     label_column: str | None = setting(TEXT, "column of a data set's labels", None, group=WHAT, metavar="NAME")
     labels: str | None = setting(TEXT, "file of the data's class names, one a line", None, group=WHAT, metavar="FILE")
     out: str | None = setting(
-        TEXT, "folder for tables and pictures (default: ADAPTER/evaluation, nothing for the Hub's)", None, group=WHAT
+        TEXT,
+        "folder for tables and pictures (default: ADAPTER/evaluation, with -train or -val for these splits; none for an "
+        "adapter on the Hub)",
+        None,
+        group=WHAT,
+        metavar="DIR",
     )
 
 
@@ -129,6 +140,12 @@ def open_adapter(settings: ScoringSettings) -> Adapter:
     name = settings.model or config.base_model_name_or_path
     if name is None:
         raise CheckpointError(f"adapter ({settings.adapter}) must name its backbone, but it names none. Add --model.")
+    if settings.model is None and _is_lost(name, run):
+        place = "" if Path(name).is_absolute() else f" in {Path.cwd()}"
+        raise CheckpointError(
+            f"adapter ({settings.adapter}) must find the backbone that it names, but there is no folder {name}{place}. "
+            "Give its place by --model."
+        )
     own = getattr(config, "id2label", None)
     labels = tuple(own[index] for index in range(len(own))) if own else None
     try:
@@ -162,6 +179,12 @@ def open_adapter(settings: ScoringSettings) -> Adapter:
     )
 
 
+def _is_lost(name: str, run: Run | None) -> bool:
+    """Whether an adapter's backbone was a folder and is not there; the Hub would be asked for its name in vain."""
+    was_local = run is not None and run.values.get("backbone", {}).get("local")
+    return is_lost_folder(name) or bool(was_local and not Path(name).is_dir())
+
+
 def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str, str | None]:
     """Score an adapter on labelled clips and write the tables.
 
@@ -188,7 +211,10 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
         progress=settings.progress,
     )
     result = EvaluationResult(result.labels, result.names, result.targets, result.scores, skipped=unreadable)
-    out = settings.out or (str(Path(settings.adapter) / "evaluation") if Path(settings.adapter).is_dir() else None)
+    out = settings.out
+    if out is None and Path(settings.adapter).is_dir():
+        # The tables of the test split are those of the result, and stay.
+        out = str(Path(settings.adapter) / (EVALUATION if split == "test" else f"{EVALUATION}-{split}"))
     if out is not None:
         result.save(out)
     return result, split, out
@@ -236,6 +262,8 @@ def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[
     names: Any = settings.labels or (own if own.is_file() else list(labels))
     found = read_data(
         settings.data,
+        train_list=settings.train_list,
+        val_list=settings.val_list,
         test_list=settings.test_list,
         labels=names,
         video_column=settings.video_column,

@@ -30,15 +30,16 @@ def read_config(model: str) -> Any:
     Raises:
         CheckpointError: there is no such model, or it is no model for video classification with square frames.
     """
-    if (model.startswith((".", "/", "~")) or model.count("/") > 1) and not Path(model).is_dir():
+    if is_lost_folder(model):
         raise CheckpointError(
             f"model ({model}) must be a folder or a name on the Hub, but there is no such folder. Check the path."
         )
     try:
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
+        where = "" if Path(model).is_dir() else " there is no such folder, and of the Hub"
         raise CheckpointError(
-            f"model ({model}) must be a folder or a name on the Hub with a transformers config.json, but: "
+            f"model ({model}) must be a folder or a name on the Hub with a transformers config.json, but{where}: "
             f"{_first_line(error)}"
         ) from None
     if type(config) not in AutoModelForVideoClassification._model_mapping:
@@ -47,6 +48,11 @@ def read_config(model: str) -> Any:
             "Take a VideoMAE, for example."
         )
     return config
+
+
+def is_lost_folder(model: str) -> bool:
+    """Whether a backbone's name can only be a folder's, and there is no such folder."""
+    return (model.startswith((".", "/", "~")) or model.count("/") > 1) and not Path(model).is_dir()
 
 
 def frames_and_size(config: Any) -> tuple[int, int]:

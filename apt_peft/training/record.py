@@ -14,6 +14,7 @@ from apt_peft.errors import CheckpointError
 from apt_peft.training.clips import ClipSettings
 
 RUN_FILE = "run.json"
+EVALUATION = "evaluation"
 FORMAT = 1
 PACKAGES = ("torch", "torchvision", "transformers", "peft", "accelerate", "av")
 

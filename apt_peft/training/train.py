@@ -29,12 +29,11 @@ from apt_peft.training.clips import ClipSettings, clip_settings
 from apt_peft.training.data import RunData, collate, load_data
 from apt_peft.training.optimizer import learning_rates
 from apt_peft.training.prompts import add_prompts, check_targets
-from apt_peft.training.record import FORMAT, RUN_FILE, model_card, read_run, versions
+from apt_peft.training.record import EVALUATION, FORMAT, RUN_FILE, model_card, read_run, versions
 from apt_peft.training.settings import TrainSettings
 from apt_peft.training.trainer import PromptTrainer, RunCallback, training_arguments
 
 logger = logging.getLogger(__name__)
-EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         "clips": clips.as_dict(),
         "labels": list(data.labels),
         "data": data.as_dict(),
-        "backbone": {"name": settings.model, "fingerprint": fingerprint},
+        "backbone": {"name": settings.model, "local": Path(settings.model).is_dir(), "fingerprint": fingerprint},
         "mean_pooling_forced": not mean_pooling,
         "settings": settings.as_dict(),
         "versions": versions(),

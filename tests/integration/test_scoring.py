@@ -10,6 +10,7 @@ from clips import write_classes
 from helpers import raises_exactly
 from models import tiny_videomae
 from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import AutoConfig
 
 from apt_peft import AttentionPromptConfig, CheckpointError, ConfigError, DataError
 from apt_peft.scoring import EvaluateSettings, PredictSettings, evaluate_adapter, open_adapter, predict
@@ -67,8 +68,8 @@ def test_a_backbone_that_went_away(adapter):
     change(adapter, base_model_name_or_path="/no/such/place")
     with raises_exactly(
         CheckpointError,
-        "model (/no/such/place) must be a folder or a name on the Hub, but there is no such folder. Check the path. "
-        "The adapter names this backbone; give another place of it by --model.",
+        f"adapter ({adapter}) must find the backbone that it names, but there is no folder /no/such/place. "
+        "Give its place by --model.",
     ):
         open_adapter(settings(adapter))
     with raises_exactly(
@@ -76,6 +77,36 @@ def test_a_backbone_that_went_away(adapter):
         "model (/nor/here) must be a folder or a name on the Hub, but there is no such folder. Check the path.",
     ):
         open_adapter(settings(adapter, model="/nor/here"))
+
+
+def test_a_backbone_named_from_another_folder(backbone, quick, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    shutil.copytree(backbone, "bases/tiny")
+    adapter = train(quick(model="bases/tiny", epochs=1, test=False)).out
+    open_adapter(settings(adapter))
+    monkeypatch.chdir(tmp_path)
+    with raises_exactly(
+        CheckpointError,
+        f"adapter ({adapter}) must find the backbone that it names, but there is no folder bases/tiny in {tmp_path}. "
+        "Give its place by --model.",
+    ):
+        open_adapter(settings(adapter))
+    open_adapter(settings(adapter, model="here/bases/tiny"))
+
+
+def test_a_backbone_that_may_be_on_the_hub_and_cannot_be_had(adapter):
+    change(adapter, base_model_name_or_path="no-such")
+    (adapter / "run.json").unlink()
+    with quiet(), pytest.raises(OSError, match="huggingface") as told:
+        AutoConfig.from_pretrained("no-such")
+    reason = str(told.value).strip().split("\n")[0]
+    with raises_exactly(
+        CheckpointError,
+        "model (no-such) must be a folder or a name on the Hub with a transformers config.json, but there is no such "
+        f"folder, and of the Hub: {reason} The adapter names this backbone; give another place of it by --model.",
+    ):
+        open_adapter(settings(adapter))
 
 
 def test_an_adapter_for_another_backbone(adapter, tmp_path):
@@ -159,6 +190,29 @@ def test_a_split_that_is_not_there(trained, data):
 def test_data_without_splits_are_scored_whole(trained, data, tmp_path):
     _, split, _ = evaluate_adapter(settings(trained.out, data / "test", out=str(tmp_path / "x")))
     assert split == "train"
+
+
+def test_the_tables_of_the_test_split_stay(adapter, data):
+    def tables(**given) -> tuple[str, str]:
+        _, split, out = evaluate_adapter(settings(adapter, data, **given))
+        return split, str(Path(out).relative_to(adapter))
+
+    assert tables() == ("test", "evaluation")
+    before = (adapter / "evaluation" / "result.json").read_text()
+    assert tables(split="train") == ("train", "evaluation-train")
+    assert (adapter / "evaluation" / "result.json").read_text() == before
+    assert json.loads((adapter / "evaluation-train" / "result.json").read_text())["clips"] == 12
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_each_split_can_come_from_a_list(adapter, data, tmp_path, split):
+    (tmp_path / "list.txt").write_text("test/up/up_0.mp4 up\ntest/left/left_1.mp4 left\n")
+    given = {f"{split}_list": str(tmp_path / "list.txt")}
+    for asked in (None, split):
+        result, found, out = evaluate_adapter(settings(adapter, data, split=asked, **given))
+        assert (found, Path(out).name) == (split, "evaluation" if split == "test" else f"evaluation-{split}")
+        assert result.names == ("test/up/up_0.mp4", "test/left/left_1.mp4")
+        assert [result.labels[target] for target in result.targets] == ["up", "left"]
 
 
 def test_nothing_to_predict(trained, tmp_path):

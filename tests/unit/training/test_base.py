@@ -73,6 +73,17 @@ def test_a_folder_without_a_config(tmp_path):
         read_config(str(tmp_path))
 
 
+def test_a_name_that_is_neither_a_folder_nor_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = first_line_of(AutoConfig.from_pretrained, "typo")
+    with raises_exactly(
+        CheckpointError,
+        "model (typo) must be a folder or a name on the Hub with a transformers config.json, but there is no such folder, "
+        f"and of the Hub: {said}",
+    ):
+        read_config("typo")
+
+
 def test_another_kind_of_model(tmp_path):
     BertConfig().save_pretrained(tmp_path)
     with raises_exactly(
