@@ -88,12 +88,14 @@ def _run(given: list[str]) -> int:
     command = importlib.import_module(module)
     parser = OneLineParser(
         prog=f"apt-peft {name}",
-        usage=f"apt-peft {name} [flags]",
         description=text[0].upper() + text[1:] + ".",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     command.add_arguments(parser)
+    # argparse's own usage would list every flag, and put those in brackets whose absence our own check names.
+    places = [str(action.metavar or action.dest) for action in parser._actions if not action.option_strings]
+    parser.usage = " ".join([parser.prog, *places, "[flags]"])
     args, unknown = parser.parse_known_args(rest)
     if unknown:
         flags = [option for action in parser._actions for option in action.option_strings]

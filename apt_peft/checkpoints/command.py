@@ -31,19 +31,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "out", metavar="OUT", help="new folder for a weight file's conversion, new file for an adapter's"
     )
     told = parser.add_argument_group("what the weight file may not tell (each overrides the file's own settings)")
-    told.add_argument("--image-size", type=int, help="pixels along each side of a frame")
-    told.add_argument("--num-frames", type=int, help="frames of a clip")
-    told.add_argument("--tubelet-size", type=int, help="frames of one patch token; must agree with the file")
-    told.add_argument("--num-attention-heads", type=int, help="heads of the encoder")
-    told.add_argument("--decoder-num-attention-heads", type=int, help="heads of a pre-training file's decoder")
-    told.add_argument("--prompt-start", type=int, help="index of the first layer with prompts")
+    told.add_argument("--image-size", type=int, metavar="N", help="pixels along each side of a frame")
+    told.add_argument("--num-frames", type=int, metavar="N", help="frames of a clip")
+    told.add_argument(
+        "--tubelet-size", type=int, metavar="N", help="frames of one patch token; must agree with the file"
+    )
+    told.add_argument("--num-attention-heads", type=int, metavar="N", help="heads of the encoder")
+    told.add_argument(
+        "--decoder-num-attention-heads", type=int, metavar="N", help="heads of a pre-training file's decoder"
+    )
+    told.add_argument("--prompt-start", type=int, metavar="N", help="index of the first layer with prompts")
     told.add_argument("--labels", metavar="FILE", help="names of the classes: one a line, or a JSON list or id2label")
     told.add_argument("--no-decoder", action="store_true", help="leave a pre-training file's decoder out")
     told.add_argument(
         "--allow-leftover", action="store_true", help="convert even if tensors have no place in the model"
     )
-    parser.add_argument("--base-name", help="what the adapter names as its base (default: OUT/base)")
-    parser.add_argument("--base", help="way back: folder or Hub name of the base (default: the one the adapter names)")
+    parser.add_argument(
+        "--base-name", metavar="DIR_OR_HUB", help="what the adapter names as its base (default: OUT/base)"
+    )
+    parser.add_argument("--base", metavar="DIR_OR_HUB", help="way back: the base (default: the one the adapter names)")
     parser.add_argument("--every-tensor", action="store_true", help="list every tensor with its shape and its keys")
 
 

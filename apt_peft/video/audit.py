@@ -184,7 +184,7 @@ def _problems(report: AuditReport, on_error: str) -> list[str]:
     if unreadable and on_error == "raise":
         problems.append(
             f"{unreadable} of {len(report.files)} videos cannot be read. Repair or remove them, or leave them out with "
-            "on_error='skip'."
+            "--on-error skip."
         )
     usable = Counter(file.label for file in report.files if file.split == "train" and file.found is not None)
     if not usable:

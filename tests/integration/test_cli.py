@@ -1,6 +1,7 @@
 """The command line as a user meets it: one clear line for an error, exit codes, help with an example."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,19 @@ def test_every_command_has_help_with_an_example(capsys, command):
     shown = capsys.readouterr().out
     assert "example" in shown
     assert f"apt-peft {command}" in shown.split("example")[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "places"),
+    [("check", "DATA "), ("train", ""), ("evaluate", ""), ("predict", "CLIP_OR_FOLDER "), ("convert", "SOURCE OUT ")],
+)
+def test_the_usage_names_what_is_given_by_place(capsys, command, places):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: apt-peft {command} {places}[flags]\n")
+    # A placeholder says what to give, in the words of the other commands.
+    assert not re.search(r"--\S+ (TEXT|[A-Z]+_[A-Z]+(?<!DIR_OR_HUB))\b", shown)
 
 
 def test_the_program_has_help_and_a_version(capsys):
@@ -100,6 +114,7 @@ def test_check_tells_by_its_exit_code_that_training_would_fail(capsys, tmp_path)
     code, shown, _ = run(capsys, "check", str(place), "--no-progress")
     assert code == 1
     assert str(place / "a" / "a_0.mp4") in shown
+    assert "Repair or remove them, or leave them out with --on-error skip.\n" in shown
     code, shown, _ = run(capsys, "check", str(place), "--no-progress", "--json", "--on-error", "skip")
     assert code == 0
     assert json.loads(shown)["counts"] == {"train": {"a": 2, "b": 2}}

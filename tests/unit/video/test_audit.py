@@ -64,7 +64,7 @@ def test_unreadable_files_make_training_fail(data):
         f"  {data}/train/jump/sound.mp4: there is no video stream in it\n"
         f"  {data}/train/wave/text.mp4: opening it failed: invalid data found when processing input\n"
         "\nTraining would fail (1):\n"
-        "  2 of 7 videos cannot be read. Repair or remove them, or leave them out with on_error='skip'."
+        "  2 of 7 videos cannot be read. Repair or remove them, or leave them out with --on-error skip."
     )
     assert not audit(read_data(data), on_error="skip").fatal
 
