@@ -84,7 +84,9 @@ def _entries(file: Path, wrong: list[str]) -> list[tuple[int, str, str]]:
             entries.append((line, fields[0], fields[1]))
         else:
             hint = "separate them by a space or a tab" if len(fields) < 2 else "put a path with spaces in quotes"
-            wrong.append(f"{file}:{line}: {len(fields)} fields instead of a path and a label, {hint}")
+            wrong.append(
+                f"{file}:{line}: {len(fields)} field{'s' * (len(fields) != 1)} instead of a path and a label, {hint}"
+            )
     return entries
 
 
@@ -116,4 +118,6 @@ def _names(texts: list[str]) -> list[str]:
 def _raise_wrong(wrong: list[str]) -> None:
     if wrong:
         lines = "\n".join(f"  {line}" for line in wrong)
-        raise DataError(f"list files ({len(wrong)} lines) must be usable, but these are not:\n{lines}")
+        raise DataError(
+            f"list files ({len(wrong)} line{'s' * (len(wrong) > 1)}) must be usable, but these are not:\n{lines}"
+        )

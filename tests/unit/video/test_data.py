@@ -202,9 +202,18 @@ def test_all_lines_that_have_no_two_fields(tmp_path):
     message = (
         f"list files (4 lines) must be usable, but these are not:\n"
         f"  {tmp_path}/train.csv:1: 3 fields {quotes}\n"
-        f"  {tmp_path}/train.csv:2: 1 fields instead of a path and a label, separate them by a space or a tab\n"
+        f"  {tmp_path}/train.csv:2: 1 field instead of a path and a label, separate them by a space or a tab\n"
         f"  {tmp_path}/train.csv:3: 3 fields {quotes}\n"
         f"  {tmp_path}/train.csv:5: 3 fields {quotes}"
+    )
+    _fails(tmp_path, message)
+
+
+def test_one_line_is_told_in_the_singular(tmp_path):
+    (tmp_path / "train.csv").write_text("a.mp4,1\n")
+    message = (
+        "list files (1 line) must be usable, but these are not:\n"
+        f"  {tmp_path}/train.csv:1: 1 field instead of a path and a label, separate them by a space or a tab"
     )
     _fails(tmp_path, message)
 
