@@ -126,6 +126,8 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
         video_column=settings.video_column,
         label_column=settings.label_column,
     )
+    for warning in found.warnings:
+        logger.warning("%s", warning)
     splits = {"train": found.train, "val": found.val, "test": found.test if settings.test else []}
     _check_labels(settings.data, splits, found.labels)
     fingerprint = data_fingerprint(splits, settings.data)

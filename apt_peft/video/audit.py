@@ -158,7 +158,7 @@ def audit(
     files = in_threads(partial(_look_at, decode=decode), clips, num_threads, progress)
     report = AuditReport(splits.labels, files, splits.ignored, _duplicates(files), num_frames=num_frames)
     report.problems = _problems(report, on_error)
-    report.warnings = _warnings(report)
+    report.warnings = [*splits.warnings, *_warnings(report)]
     return report
 
 

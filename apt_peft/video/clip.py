@@ -68,6 +68,7 @@ class DataSplits:
         test: clips to score once, at the end.
         labels: names of the classes, by label.
         ignored: files in the data folder that are no videos by their names.
+        warnings: what may have been misunderstood, as sentences.
     """
 
     train: list[Clip] = field(default_factory=list)
@@ -75,6 +76,7 @@ class DataSplits:
     test: list[Clip] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def id2label(self) -> dict[int, str]:

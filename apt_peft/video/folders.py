@@ -71,6 +71,18 @@ def read_folders(root: Path, names: list[str] | None) -> DataSplits:
     for split, by_class in found.items():
         clips = [Clip(video, number[name]) for name, videos in sorted(by_class.items()) for video in videos]
         setattr(result, split, clips)
+    nested = {
+        name: sorted({video.relative_to(base / name).parts[0] for video in videos})
+        for split, base in by_split
+        for name, videos in found[split].items()
+        if videos and not _loose(base / name)
+    }
+    if nested:
+        name, inner = next(iter(nested.items()))
+        result.warnings.append(
+            f"Class folders with no videos of their own, only folders of videos: {_listed(list(nested))} (in {name}: "
+            f"{_listed(inner)}). If those are the classes, give the folder that they lie in as the data."
+        )
     return result
 
 

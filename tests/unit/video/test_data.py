@@ -6,7 +6,7 @@ import pytest
 from helpers import raises_exactly
 
 from apt_peft.errors import ConfigError, DataError
-from apt_peft.video import Clip, DataSplits, read_data, stratified_split
+from apt_peft.video import Clip, DataSplits, audit, read_data, stratified_split
 
 SUFFIXES = ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv"
 
@@ -194,6 +194,18 @@ def test_lists_that_are_missing_or_empty(tmp_path):
     touch(tmp_path, "train.csv")
     message = f"list files ({tmp_path}/train.csv) must have lines of `path label`, but they have none."
     _fails(tmp_path, message)
+
+
+def test_data_sets_in_a_folder_are_read_as_classes_with_a_warning(tmp_path):
+    touch(tmp_path, "a/run/1.mp4", "a/sit/x/2.mp4", "b/jump/3.mp4", "c/4.mp4", "c/more/5.mp4")
+    splits = read_data(tmp_path)
+    assert splits.labels == ["a", "b", "c"]
+    assert splits.warnings == [
+        "Class folders with no videos of their own, only folders of videos: a, b (in a: run, sit). "
+        "If those are the classes, give the folder that they lie in as the data."
+    ]
+    assert audit(splits, on_error="skip").warnings[0] == splits.warnings[0]
+    assert read_data(tmp_path / "b").warnings == []
 
 
 def test_all_lines_that_have_no_two_fields(tmp_path):

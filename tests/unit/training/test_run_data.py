@@ -88,6 +88,18 @@ def test_the_cache_is_left_out_where_it_would_be_large(place, tmp_path, monkeypa
     assert load(place, tmp_path, sampling="dense").cache is None
 
 
+def test_classes_that_are_folders_of_folders_are_told(place, tmp_path, caplog):
+    load(place, tmp_path)
+    assert caplog.messages == []
+    for label in ("a", "b"):
+        shutil.copytree(place / "train" / label, tmp_path / "data" / label / "deep")
+    load(tmp_path / "data", tmp_path)
+    assert caplog.messages == [
+        "Class folders with no videos of their own, only folders of videos: a, b (in a: deep). "
+        "If those are the classes, give the folder that they lie in as the data."
+    ]
+
+
 def test_data_without_training_clips(place, tmp_path):
     (tmp_path / "data").mkdir()
     shutil.copytree(place / "test", tmp_path / "data" / "test")
