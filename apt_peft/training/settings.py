@@ -69,7 +69,8 @@ class TrainSettings(Settings):
     )
     on_error: str = setting(
         TEXT,
-        "when clips cannot be read: stop and name them, or leave them out and count them",
+        "when clips cannot be read before the first step: stop and name them, or leave them out and count them; "
+        "apt-peft check reads every clip to its end",
         "stop",
         choices=("stop", "skip"),
         group=DATA,

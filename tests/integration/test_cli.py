@@ -88,6 +88,16 @@ def test_an_error_of_the_users_is_told_without_a_traceback(capsys, tmp_path, wor
     assert not any(tmp_path.iterdir())
 
 
+def test_help_and_usage_errors_load_no_extra():
+    code = (
+        "import importlib, sys; from apt_peft.cli import COMMANDS\n"
+        "for _, module in COMMANDS.values(): importlib.import_module(module)\n"
+        "print([name for name in ('av', 'datasets', 'matplotlib', 'transformers.trainer') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_from_clips_to_predictions_in_new_processes(backbone, data, tmp_path):
     (tmp_path / "run.toml").write_text(f'model = "{backbone}"\ndata = "{data}"\nepochs = 9\nnum_prompt_tokens = 3\n')
     out = str(tmp_path / "run")

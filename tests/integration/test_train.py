@@ -17,6 +17,7 @@ from transformers import AutoModelForVideoClassification
 from apt_peft import AutoPeftModelForVideoClassification, DataError, TargetError
 from apt_peft.errors import ConfigError
 from apt_peft.scoring import EvaluateSettings, PredictSettings, evaluate_adapter, predict
+from apt_peft.training import train as train_module
 from apt_peft.training.base import open_base
 from apt_peft.training.prompts import add_prompts
 from apt_peft.training.train import train
@@ -286,6 +287,26 @@ def test_unreadable_clips_are_skipped_and_counted(quick, data, tmp_path):
     )
     assert again.skipped == (str(place / "test" / "up" / "up_0.mp4"),)
     assert again.summary()["skipped"] == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_that_is_lost_while_training_ends_it_by_name(quick, data, tmp_path, monkeypatch, workers):
+    place = tmp_path / "data"
+    shutil.copytree(data, place)
+    clip = place / "train" / "left" / "left_1.mp4"
+    make_trainer = train_module._trainer
+
+    def lose_a_clip(*args):
+        clip.unlink()
+        return make_trainer(*args)
+
+    monkeypatch.setattr(train_module, "_trainer", lose_a_clip)
+    with raises_exactly(
+        DataError if workers else UnreadableVideoError,
+        f"video ({clip}) must be a readable video file, but opening it failed: no such file or directory.",
+    ):
+        train(quick(data=str(place), sampling="uniform", on_error="skip", val_fraction=0.0, workers=workers))
+    assert not (tmp_path / "run").exists()
 
 
 def test_drop_last_without_a_full_batch_is_refused(quick):
