@@ -2,7 +2,8 @@
 
 The rule by which the settings were chosen, fixed before any test clip was drawn: for each method the candidate with the
 highest mean top-1 on two draws of the task, made with seeds 100 and 101. The demo's own seeds start at 0, so that none
-of its clips took part. The probe was tuned on the same draws, over more learning rates, and has twice the epochs.
+of its clips took part. The probe was tuned on the same draws, over more learning rates, and has twice the epochs. The
+backbone's shape, the number of prompts and the epochs come from trials before that, on yet other draws.
 `python examples/benchmarks/demo_seeds.py --choose` makes the comparison anew; docs/results/demo_settings.jsonl holds it.
 """
 
