@@ -38,7 +38,7 @@ def initialize_prompts_from_data(
         seed: decides the positions.
 
     Raises:
-        ConfigError: there is no such adapter, or no batch.
+        ConfigError: there is no such adapter, no batch, or keys and values that are not finite; nothing has changed then.
 
     Source: this project; the interface follows PEFT's `initialize_lora_eva_weights`.
     """
@@ -55,28 +55,47 @@ def initialize_prompts_from_data(
         batch = next(iter(dataloader), None)
         if batch is None:
             raise ConfigError("dataloader must yield a batch, but it is empty. Pass one with at least one clip.")
+        drawn: dict[AttentionPromptLayer, tuple[Tensor, Tensor]] = {}
         for layer in layers:
-            layer.recorder = partial(_start_from, layer, name, generator)
+            layer.recorder = partial(_draw, drawn, layer, name, generator)
             stack.callback(setattr, layer, "recorder", None)
         _run(model, batch)
+    if not all(tensor.isfinite().all() for pair in drawn.values() for tensor in pair):
+        raise ConfigError(
+            "dataloader must yield clips with finite keys and values, but those of its first batch are not. Check its "
+            "pixel_values, and the backbone's weights and dtype."
+        )
+    for layer, pair in drawn.items():
+        _start_from(layer, name, *pair)
     config = getattr(model, "peft_config", {}).get(name)
     if config is not None:
         config.data_initialized = True
 
 
-def _start_from(
-    layer: AttentionPromptLayer, adapter_name: str, generator: torch.Generator, key: Tensor, value: Tensor
+def _draw(
+    drawn: dict[AttentionPromptLayer, tuple[Tensor, Tensor]],
+    layer: AttentionPromptLayer,
+    adapter_name: str,
+    generator: torch.Generator,
+    key: Tensor,
+    value: Tensor,
 ) -> None:
     """Sample the prompts of one layer from its keys and values, (B, H, N, D) each."""
-    prompts = layer.attention_prompt_key[adapter_name], layer.attention_prompt_value[adapter_name]
-    dim, count = key.shape[-1], prompts[0].shape[-2]
-    per_head = prompts[0].dim() == 3
+    prompt = layer.attention_prompt_key[adapter_name]
+    dim, count = key.shape[-1], prompt.shape[-2]
+    per_head = prompt.dim() == 3
     # (groups, positions, D): a group is a head where each has its own prompts, else there is one
     pools = [x.transpose(0, 1).reshape(x.shape[1] if per_head else 1, -1, dim) for x in (key, value)]
     groups, positions, _ = pools[0].shape
-    drawn = torch.stack([_positions(positions, count, generator) for _ in range(groups)]).to(key.device)
-    for prompt, pool in zip(prompts, pools, strict=True):
-        prompt.copy_(pool.gather(1, drawn[..., None].expand(-1, -1, dim)).reshape(prompt.shape))
+    at = torch.stack([_positions(positions, count, generator) for _ in range(groups)]).to(key.device)
+    keys, values = (pool.gather(1, at[..., None].expand(-1, -1, dim)).reshape(prompt.shape) for pool in pools)
+    drawn[layer] = keys, values
+
+
+def _start_from(layer: AttentionPromptLayer, adapter_name: str, keys: Tensor, values: Tensor) -> None:
+    """Set the prompts of one layer, and its scales to neutral."""
+    layer.attention_prompt_key[adapter_name].copy_(keys)
+    layer.attention_prompt_value[adapter_name].copy_(values)
     if adapter_name in layer.attention_prompt_scale:
         layer.attention_prompt_scale[adapter_name].fill_(
             0.0 if layer.reparameterization[adapter_name] == "softplus" else 1.0

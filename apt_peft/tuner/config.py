@@ -37,7 +37,8 @@ class AttentionPromptConfig(PeftConfig):
         modules_to_save: modules trained and saved in full beside the prompts. None: the model's head (VideoMAE:
             `fc_norm` and `classifier`), nothing where there is none or the architecture is unknown; `[]`: nothing.
         id2label: names of the labels that the head was trained for; filled from the model.
-        data_initialized: set by `initialize_prompts_from_data`; not to be set by hand.
+        data_initialized: set by `initialize_prompts_from_data`. A config read from such an adapter counts as carried
+            out; set it to False to start another model from data.
         format_version: version of the saved format; not to be set by hand.
 
     Raises:
@@ -145,6 +146,11 @@ class AttentionPromptConfig(PeftConfig):
             if self.layers_pattern:
                 yield "layers_pattern must come with layers_to_transform, but that is None."
             return
+        if self.layers_pattern and not isinstance(self.target_modules, list):
+            yield (
+                f"layers_pattern ({self.layers_pattern!r}) must go with target_modules as a list of names, but the default "
+                "target knows its layers. Leave it out."
+            )
         indices = layers if isinstance(layers, list) else [layers]
         if not indices or not all(_is_int(index) and index >= 0 for index in indices):
             yield (

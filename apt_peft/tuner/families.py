@@ -48,6 +48,7 @@ FAMILIES: dict[str, Family] = {
     "siglip2_vision_model": _CLIP,
 }
 
+# Saved adapters hold these expressions: one that a later version changes must stay in here.
 DEFAULT_PATTERNS = frozenset(family.attention for family in FAMILIES.values())
 
 

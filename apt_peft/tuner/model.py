@@ -1,6 +1,8 @@
 """The tuner: which modules get prompts, and what PEFT asks of a method."""
 
+import copy
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -15,6 +17,8 @@ from .config import AttentionPromptConfig
 from .families import DEFAULT_PATTERNS, FAMILIES, candidates, heads_of, model_type, uses_attention_interface
 from .heads import fit_label_head, label_head_name, label_names, show_labels
 from .layer import AttentionPromptLayer
+
+TEXT_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM", "SEQ_2_SEQ_LM")
 
 
 class AttentionPromptModel(BaseTuner):
@@ -47,7 +51,8 @@ class AttentionPromptModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Fill in the settings that depend on the model, check them all, then let PEFT wrap the modules."""
-        config = self.peft_config[adapter_name]
+        # A copy: the caller may use the object for another model, whose heads and labels are its own
+        config = self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         self._complete_config(config, model)
         self._check_targets(config, model, by_name=kwargs.get("state_dict") is None)
         without_prompts = config.target_modules == []
@@ -70,16 +75,28 @@ class AttentionPromptModel(BaseTuner):
             config.target_modules = family.attention
         if config.modules_to_save is None:
             config.modules_to_save = heads_of(model)
+            if config.modules_to_save and getattr(model.config, "use_mean_pooling", True) is False:
+                warnings.warn(
+                    "use_mean_pooling (False) of the model makes it classify from its first patch token, but attention "
+                    "prompts are published with the mean of the tokens. Load the model with use_mean_pooling=True.",
+                    stacklevel=2,
+                )
         if config.id2label is None and label_head_name(model, config.modules_to_save):
             config.id2label = self._base_labels
 
     def _check_targets(self, config: AttentionPromptConfig, model: nn.Module, by_name: bool) -> None:
         """Refuse, before anything is wrapped, what cannot work. A state dict may tell the targets instead of names."""
+        if config.task_type in TEXT_TASKS:
+            raise TargetError(
+                f"task_type ({str(config.task_type)!r}) must be left out, but with it PEFT takes the inputs for text and looks "
+                "for a text model's head. The head of a video or image model is found without it."
+            )
         missing = [n for n in config.modules_to_save or [] if not any(k.endswith(n) for k, _ in model.named_modules())]
         if missing:
             raise TargetError(
                 f"modules_to_save {missing} must name modules of the model, but {type(model).__name__} has none of that "
                 f"name. Its top modules are {[name for name, _ in model.named_children()]}."
+                + (" Load the model with use_mean_pooling=True." if "fc_norm" in missing else "")
             )
         inside = tuple(key + "." for key, module in model.named_modules() if isinstance(module, BaseTunerLayer))
         matched = {
@@ -104,14 +121,20 @@ class AttentionPromptModel(BaseTuner):
 
     def _check_layer_range(self, config: AttentionPromptConfig, model: nn.Module) -> None:
         wanted = config.layer_indices
-        if wanted is None or not isinstance(config.target_modules, str):
+        if wanted is None:
             return
-        matches = (re.fullmatch(config.target_modules, key) for key, _ in model.named_modules())
-        there = sorted({int(match["layer"]) for match in matches if match})
+        everywhere = copy.copy(config)
+        everywhere.layers_to_transform = None
+        there = {
+            _layer_index(config, key)
+            for key, _ in model.named_modules()
+            if key and self._check_target_module_exists(everywhere, key)
+        } - {None}
         outside = [index for index in wanted if index not in there]
         if there and outside:
+            first, last = min(there), max(there)
             raise TargetError(
-                f"layers_to_transform {outside} is out of range: the model has {len(there)} layers ({there[0]}-{there[-1]})."
+                f"layers_to_transform {outside} is out of range: the model has {len(there)} layers ({first}-{last})."
             )
 
     @staticmethod
@@ -122,8 +145,7 @@ class AttentionPromptModel(BaseTuner):
         target = peft_config.target_modules
         if layers is None or not found or not isinstance(target, str) or target not in DEFAULT_PATTERNS:
             return found
-        match = re.fullmatch(target, key)
-        return found if match is None else int(match["layer"]) in layers
+        return found and _layer_index(peft_config, key) in layers
 
     def _prepare_adapter_config(
         self, peft_config: AttentionPromptConfig, model_config: dict[str, Any]
@@ -229,6 +251,18 @@ class AttentionPromptModel(BaseTuner):
                 "not supported. Call set_adapter(name) and run each adapter's samples by themselves."
             )
         yield
+
+
+def _layer_index(config: AttentionPromptConfig, key: str) -> int | None:
+    """The layer that a matching module belongs to: by the default pattern, else as PEFT finds it in a name."""
+    if isinstance(config.target_modules, str):
+        expressions = [config.target_modules]
+    else:
+        names = [config.layers_pattern] if isinstance(config.layers_pattern, str) else config.layers_pattern
+        expressions = [rf"(?:^|.*?\.){name}\.(?P<layer>\d+)\..*" for name in names or []]
+        expressions = expressions or [r".*?\.[^.]*\.(?P<layer>\d+)\..*"]
+    match = next((found for found in (re.fullmatch(e, key) for e in expressions) if found), None)
+    return int(match["layer"]) if match else None
 
 
 def _can_take_prompts(module: nn.Module) -> bool:

@@ -164,6 +164,34 @@ def test_a_tensor_is_a_batch_too():
     assert torch.equal(prompts(first)[0], prompts(second)[0])
 
 
+def test_a_config_may_be_used_again():
+    config = AttentionPromptConfig(num_prompt_tokens=5, init_weights="data")
+    first = get_peft_model(tiny_videomae(), config)
+    initialize_prompts_from_data(first, BATCH)
+    second = get_peft_model(tiny_videomae(1, num_labels=4), config).eval()
+    assert (config.data_initialized, config.id2label, config.modules_to_save) == (False, None, None)
+    with raises_exactly(ConfigError, UNCALIBRATED):
+        second(clips())
+    assert len(second.peft_config["default"].id2label) == 4
+    assert first.peft_config["default"].data_initialized
+
+
+def test_a_batch_that_is_not_finite_changes_nothing():
+    model = waiting()
+    before = prompts(model)
+    batch = {"pixel_values": clips(4)}
+    batch["pixel_values"][1] = float("nan")
+    with raises_exactly(
+        ConfigError,
+        "dataloader must yield clips with finite keys and values, but those of its first batch are not. Check its "
+        "pixel_values, and the backbone's weights and dtype.",
+    ):
+        initialize_prompts_from_data(model, [batch])
+    assert all(torch.equal(a, b) for a, b in zip(before, prompts(model), strict=True))
+    with raises_exactly(ConfigError, UNCALIBRATED):
+        model(clips())
+
+
 def test_wrong_use():
     with raises_exactly(
         ConfigError,

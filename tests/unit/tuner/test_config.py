@@ -48,6 +48,11 @@ WRONG = [
     ({"exclude_modules": [1]}, "exclude_modules ([1]) must be a list of names or a string."),
     ({"layers_pattern": "layer"}, "layers_pattern must come with layers_to_transform, but that is None."),
     (
+        {"layers_pattern": "layer", "layers_to_transform": 1},
+        "layers_pattern ('layer') must go with target_modules as a list of names, but the default target knows its layers. "
+        "Leave it out.",
+    ),
+    (
         {"layers_to_transform": [-1]},
         "layers_to_transform ([-1]) must be a layer's index, or a list of at least one, counted from 0. "
         "For a head without prompts, pass target_modules=[].",

@@ -70,9 +70,31 @@ def test_a_bare_backbone_has_no_head():
 
 
 def test_heads_of_a_model_without_mean_pooling():
-    assert prompted(model=tiny_videomae(use_mean_pooling=False)).peft_config["default"].modules_to_save == [
-        "classifier"
+    with pytest.warns(UserWarning, match="first patch token") as caught:
+        model = prompted(model=tiny_videomae(use_mean_pooling=False))
+    assert model.peft_config["default"].modules_to_save == ["classifier"]
+    assert [str(warning.message) for warning in caught if warning.category is UserWarning] == [
+        "use_mean_pooling (False) of the model makes it classify from its first patch token, but attention prompts are "
+        "published with the mean of the tokens. Load the model with use_mean_pooling=True."
     ]
+
+
+def test_a_head_that_mean_pooling_brings():
+    with raises_exactly(
+        TargetError,
+        "modules_to_save ['fc_norm'] must name modules of the model, but VideoMAEForVideoClassification has none of that "
+        "name. Its top modules are ['videomae', 'classifier']. Load the model with use_mean_pooling=True.",
+    ):
+        prompted(model=tiny_videomae(use_mean_pooling=False), modules_to_save=["fc_norm", "classifier"])
+
+
+def test_task_types_of_text_are_refused():
+    with raises_exactly(
+        TargetError,
+        "task_type ('SEQ_CLS') must be left out, but with it PEFT takes the inputs for text and looks for a text model's "
+        "head. The head of a video or image model is found without it.",
+    ):
+        prompted(task_type="SEQ_CLS")
 
 
 def test_a_pattern_that_finds_nothing_reads_as_in_peft():
@@ -122,6 +144,8 @@ def test_modules_that_cannot_take_prompts(target, matched):
 def test_layers_out_of_range():
     with raises_exactly(TargetError, "layers_to_transform [3, 12] is out of range: the model has 3 layers (0-2)."):
         prompted(layers_to_transform=[0, 3, 12])
+    with raises_exactly(TargetError, "layers_to_transform [99] is out of range: the model has 3 layers (0-2)."):
+        prompted(target_modules=["attention.attention"], layers_to_transform=[1, 99])
 
 
 def test_modules_to_save_that_are_not_there():
