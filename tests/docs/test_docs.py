@@ -121,3 +121,8 @@ def test_the_drawing_is_made_by_its_script(tmp_path):
     draw(tmp_path / "drawing.svg")
     assert "<svg" in (tmp_path / "drawing.svg").read_text(encoding="utf-8")
     assert "<svg" in (DOCS / "images" / "where-prompts-go.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_is_left_to_fill(page):
+    assert "LEAD-TO-FILL" not in page.read_text(encoding="utf-8")
