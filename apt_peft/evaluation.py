@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from apt_peft.errors import DataError, require
+from apt_peft.errors import CheckpointError, DataError, require
 
 TOP = 5
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -199,6 +199,7 @@ def evaluate(
         The scores, in the dataset's order.
 
     Raises:
+        CheckpointError: scores are NaN.
         DataError: a video cannot be read.
     """
     scores, targets = score_all(
@@ -231,6 +232,7 @@ def score_all(
         Scores (clips, labels) and true labels (clips,).
 
     Raises:
+        CheckpointError: scores are NaN.
         DataError: a video cannot be read.
     """
     device = next(model.parameters()).device
@@ -253,7 +255,13 @@ def score_all(
                 targets.append(batch.get("labels", torch.full((len(clips),), -1)))
     finally:
         model.train(was_training)
-    return torch.cat(rows), torch.cat(targets)
+    scores = torch.cat(rows)
+    if bad := int((~scores.isfinite()).any(dim=1).sum()):
+        raise CheckpointError(
+            f"scores ({bad} of {len(scores)} clips) must be finite, but the model's are NaN: its weights are damaged, or "
+            "its training has diverged. Train again with a lower --lr, or copy the weights again."
+        )
+    return scores, torch.cat(targets)
 
 
 @contextmanager

@@ -28,10 +28,10 @@ def write_json(path: Path, value: object) -> None:
 
     Args:
         path: the file.
-        value: what JSON can hold.
+        value: what JSON can hold; NaN is not among it.
     """
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -3,6 +3,7 @@
 import datetime
 import json
 import logging
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
     with unreadable_by_name():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = trainer.seconds
+    trainer.check_weights()
 
     test = _score(model, settings, data, "test") if settings.test and data.splits["test"] else None
     validation = _validation(trainer)
@@ -142,7 +144,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         "versions": versions(),
         "device": _device_name(model),
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "history": trainer.state.log_history,
+        "history": [_finite(entry) for entry in trainer.state.log_history],
     }
     if trainer.is_world_process_zero():
         _write_adapter(out, model, settings, data, clips, values, test, forced_pooling=not mean_pooling)
@@ -277,6 +279,13 @@ def _finished(settings: TrainSettings, out: Path) -> TrainResult:
         validation_top1=(values["result"]["validation"] or {}).get("top1"),
         skipped=tuple(values["data"]["skipped"]),
     )
+
+
+def _finite(entry: dict[str, Any]) -> dict[str, Any]:
+    """A line of Trainer's log as JSON can hold it: the gradients' norm may be infinite where fp16 finds its scale."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in entry.items()
+    }
 
 
 def _precision(settings: TrainSettings) -> str:

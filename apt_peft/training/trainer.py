@@ -1,5 +1,6 @@
 """What this package adds to Hugging Face's Trainer: two learning rates, the warm-up, scored views, whole checkpoints."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from apt_peft.errors import ConfigError
 from apt_peft.evaluation import EvaluationResult
 from apt_peft.training import checkpoints
 from apt_peft.training.optimizer import LearningRates, prompt_parameter_groups, warmup_cosine
@@ -61,7 +63,45 @@ class PromptTrainer(Trainer):
         total = torch.nn.functional.cross_entropy(
             outputs.logits.float(), labels, label_smoothing=self.settings.label_smoothing, reduction="sum"
         )
-        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        loss = total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        # On a GPU this would wait for every step; there the loss is looked at where it is logged.
+        if loss.device.type == "cpu":
+            self.check_finite("loss", loss.item(), self.state.global_step + 1)
+        return loss
+
+    def check_finite(self, name: str, value: float, step: int) -> None:
+        """Stop a run that has diverged.
+
+        Args:
+            name: of what is looked at.
+            value: it, or any number that is finite where all of it is.
+            step: optimizer step that it belongs to.
+
+        Raises:
+            ConfigError: it is NaN or infinite.
+        """
+        if not math.isfinite(value):
+            raise ConfigError(
+                f"{name} ({value}) must stay finite, but training had diverged by step {step} of {self.state.max_steps} "
+                f"with learning rates of {self.rates.prompts:g} for prompts and {self.rates.head:g} for the head. "
+                "Lower --lr and --head-lr."
+            )
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as Trainer does, but no loss that is not finite: what has diverged is neither scored nor saved."""
+        if "loss" in logs:
+            self.check_finite("loss", logs["loss"], self.state.global_step)
+        super().log(logs, *args, **kwargs)
+
+    def check_weights(self) -> None:
+        """See that the last step, after which no loss is computed, left finite weights.
+
+        Raises:
+            ConfigError: a trained weight is NaN or infinite.
+        """
+        trained = [parameter.detach() for parameter in self.model.parameters() if parameter.requires_grad]  # type: ignore[union-attr]
+        largest = torch.stack([parameter.abs().max().float() for parameter in trained]).max()
+        self.check_finite("largest trained weight", largest.item(), self.state.global_step)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with the published betas and eps over the groups of prompts and head."""
@@ -204,6 +244,8 @@ def training_arguments(settings: TrainSettings, *, folder: Path, validates: bool
         # Trainer would delete the last whole checkpoint before the next one is marked whole: see _save_checkpoint.
         save_total_limit=None,
         logging_strategy="epoch",
+        # Trainer would log the mean of the other steps in place of a loss that is NaN.
+        logging_nan_inf_filter=False,
         log_level="error",
         report_to="none",
         remove_unused_columns=False,

@@ -21,6 +21,7 @@ from apt_peft.training import train as train_module
 from apt_peft.training.base import open_base
 from apt_peft.training.prompts import add_prompts
 from apt_peft.training.train import train
+from apt_peft.training.trainer import PromptTrainer
 from apt_peft.video import UnreadableVideoError, probe
 
 FILES = {
@@ -334,3 +335,43 @@ def _with_damage(data: Path, tmp_path: Path) -> Path:
     (place / "train" / "left" / "left_1.mp4").write_bytes(b"no video")
     (place / "test" / "up" / "up_0.mp4").write_bytes(b"")
     return place
+
+
+def diverged(name: str, value: str, step: int, steps: int, rates: tuple[str, str]) -> str:
+    return (
+        f"{name} ({value}) must stay finite, but training had diverged by step {step} of {steps} with learning rates of "
+        f"{rates[0]} for prompts and {rates[1]} for the head. Lower --lr and --head-lr."
+    )
+
+
+def test_a_diverged_run_ends_as_an_error_and_leaves_no_adapter(quick):
+    with raises_exactly(ConfigError, diverged("loss", "nan", 2, 6, ("1e+30", "1e+30"))):
+        train(quick(lr=1e30, head_lr=1e30, warmup_fraction=0.0))
+    assert not Path(quick().out).exists()
+
+
+def test_weights_that_the_last_step_ruined_are_not_saved(quick, monkeypatch):
+    run = PromptTrainer.train
+
+    def ruining(self, **options):
+        run(self, **options)
+        with torch.no_grad():
+            next(parameter for parameter in self.model.parameters() if parameter.requires_grad)[0] = -torch.inf
+
+    monkeypatch.setattr(PromptTrainer, "train", ruining)
+    with raises_exactly(ConfigError, diverged("largest trained weight", "inf", 3, 3, ("0.1", "0.01"))):
+        train(quick(epochs=1, val_fraction=0.0, test=False))
+    assert not (Path(quick().out) / "adapter_model.safetensors").exists()
+
+
+def test_a_loss_that_is_only_looked_at_where_it_is_logged(quick, monkeypatch):
+    # As on a GPU: the step itself looks at nothing.
+    monkeypatch.setattr(PromptTrainer, "loss", lambda self, outputs, labels, **_: outputs.logits.sum() * torch.nan)
+    with raises_exactly(ConfigError, diverged("loss", "nan", 3, 6, ("0.1", "0.01"))):
+        train(quick())
+
+
+def test_an_infinite_norm_of_gradients_is_no_number_of_run_json():
+    assert train_module._finite({"grad_norm": float("inf"), "loss": 1.0, "step": 3}) == {
+        "grad_norm": None, "loss": 1.0, "step": 3,
+    }  # fmt: skip

@@ -190,3 +190,9 @@ def test_the_file_that_makes_an_adapter_is_moved_last(tmp_path, monkeypatch):
     assert checkpoints.is_finished(out)
     assert [path.name for path in (out / "evaluation").iterdir()] == ["new"]
     assert not partial.exists()
+
+
+def test_json_holds_no_bare_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        checkpoints.write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())

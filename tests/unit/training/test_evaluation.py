@@ -8,7 +8,7 @@ import torch
 from helpers import raises_exactly
 from models import clips, tiny_videomae
 
-from apt_peft import DataError
+from apt_peft import CheckpointError, DataError
 from apt_peft.evaluation import EvaluationResult, evaluate, score_all, unreadable_by_name
 
 LABELS = ("a", "b", "c", "d", "e", "f")
@@ -131,3 +131,16 @@ def test_a_workers_report_of_an_unreadable_video_becomes_the_error_again():
         raise RuntimeError(report)
     with pytest.raises(RuntimeError, match=r"^other$"), unreadable_by_name():
         raise RuntimeError("other")
+
+
+def test_scores_that_are_nan_are_no_result():
+    model = tiny_videomae(num_labels=3).eval()
+    with torch.no_grad():
+        model.classifier.bias[1] = torch.inf
+    items = [{"pixel_values": clips(1)} for _ in range(2)]
+    with raises_exactly(
+        CheckpointError,
+        "scores (2 of 2 clips) must be finite, but the model's are NaN: its weights are damaged, or its training has "
+        "diverged. Train again with a lower --lr, or copy the weights again.",
+    ):
+        score_all(model, items, batch_size=2)
