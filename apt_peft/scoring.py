@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 
+from apt_peft.checkpoints.adapter import load_adapter
 from apt_peft.errors import CheckpointError, ConfigError, DataError
 from apt_peft.evaluation import EvaluationResult, evaluate, score_all
 from apt_peft.settings import INTEGER, NUMBERS, SWITCH, TEXT, Settings, at_least, setting
@@ -158,15 +159,8 @@ def open_adapter(settings: ScoringSettings) -> Adapter:
         ) from None
     frames, size = frames_and_size(base.config)
     clips = clip_settings(settings, model=name, frames=frames, size=size, trained=run.clips if run else None)
-    try:
-        with quiet():
-            model = PeftModel.from_pretrained(base, settings.adapter, config=config)
-    except (RuntimeError, ValueError, OSError) as error:
-        lines = [line.strip() for line in str(error).strip().split("\n")]
-        raise CheckpointError(
-            f"adapter ({settings.adapter}) must fit its backbone ({name}), but: {' '.join(lines[:2])} "
-            "Give the backbone it was trained on by --model."
-        ) from None
+    with quiet():
+        model = load_adapter(base, settings.adapter, name=name, config=config)
     on_gpu = settings.device == "auto" and torch.cuda.is_available()
     model.to("cuda" if on_gpu else "cpu").eval()
     names: dict[int, str] = model.config.id2label

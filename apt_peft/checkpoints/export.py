@@ -1,19 +1,18 @@
 """From an adapter and its base back to one file of the reference's format."""
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError
+from peft import get_peft_model_state_dict
 from transformers import AutoModelForVideoClassification, PreTrainedModel
 
-from ..errors import AptError, CheckpointError
+from ..errors import CheckpointError
 from ..tuner.config import AttentionPromptConfig
 from ..tuner.functional import effective_prompts
+from .adapter import load_adapter
 from .convert import REFERENCE_EPS
 from .dimensions import HEADS, Dimensions, Prompts
 from .folders import check_free, written_whole
@@ -48,7 +47,7 @@ def convert_adapter(adapter: str | Path, out: str | Path, *, base: str | Path | 
     name = _base_name(adapter, base)
     model, missing = _load_base(name)
     weights = dict(model.state_dict())
-    peft_model = _add_adapter(model, adapter, name)
+    peft_model = load_adapter(model, adapter, name=name)
     config = cast(AttentionPromptConfig, peft_model.peft_config["default"])
     # False: there are no embeddings, and looking for them would ask the Hub for a base that has moved.
     saved = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
@@ -122,21 +121,6 @@ def _load_base(name: str) -> tuple[PreTrainedModel, set[str]]:
             "holds nothing else."
         )
     return model, set(loading["missing_keys"])
-
-
-def _add_adapter(model: PreTrainedModel, adapter: str | Path, base: str) -> PeftModel:
-    try:
-        with warnings.catch_warnings():
-            # PEFT only warns of missing tensors, and random prompts would be exported.
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            return PeftModel.from_pretrained(model, str(adapter))
-    except AptError:
-        raise
-    except (OSError, ValueError, RuntimeError, UserWarning, SafetensorError) as error:
-        raise CheckpointError(
-            f"adapter ({adapter}) must be whole and fit base ({base}), but PEFT cannot load it there. Check that both "
-            "belong together, and copy the adapter again."
-        ) from error
 
 
 def _measure(model: PreTrainedModel, saved: Mapping[str, torch.Tensor], config: AttentionPromptConfig) -> Dimensions:

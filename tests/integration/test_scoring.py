@@ -10,6 +10,7 @@ from clips import write_classes
 from helpers import raises_exactly
 from models import tiny_videomae
 from peft import PeftConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from apt_peft import AttentionPromptConfig, CheckpointError, ConfigError, DataError
@@ -118,10 +119,24 @@ def test_an_adapter_for_another_backbone(adapter, tmp_path):
     assert "size mismatch" in reason
     with raises_exactly(
         CheckpointError,
-        f"adapter ({adapter}) must fit its backbone ({tmp_path / 'other'}), but: {reason} "
-        "Give the backbone it was trained on by --model.",
+        f"adapter ({adapter}) must be whole and fit its backbone ({tmp_path / 'other'}), but {reason.rstrip('.')}. "
+        "Copy the adapter again, or give the backbone it was trained on.",
     ):
         open_adapter(settings(adapter, model=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize("lost", ["attention_prompt_key", "classifier"])
+def test_an_adapter_that_lacks_tensors_is_not_scored(adapter, backbone, data, lost):
+    weights = load_file(adapter / "adapter_model.safetensors")
+    gone = sorted(name for name in weights if lost in name)
+    save_file({name: weights[name] for name in weights.keys() - gone}, adapter / "adapter_model.safetensors")
+    with raises_exactly(
+        CheckpointError,
+        f"adapter ({adapter}) must be whole and fit its backbone ({backbone}), but it lacks "
+        f"{', '.join(gone) if lost != 'classifier' else gone[-1]}. "
+        "Copy the adapter again, or give the backbone it was trained on.",
+    ):
+        evaluate_adapter(settings(adapter, data))
 
 
 @pytest.mark.parametrize(

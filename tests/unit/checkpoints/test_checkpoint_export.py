@@ -7,7 +7,9 @@ import torch
 from checkpoint_files import APT, GOLDEN, PRETRAIN, expected, golden
 from helpers import raises_exactly
 from models import clips, prompted, tiny_videomae
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForVideoClassification, VivitConfig, VivitForVideoClassification
 
 from apt_peft import AttentionPromptConfig, CheckpointError, TargetError
@@ -241,23 +243,57 @@ def test_error_base_pools_the_first_token(tmp_path):
         export(prompted(), tmp_path)
 
 
-def unfit(tmp_path):
+def unfit(tmp_path, reason):
     return raises_exactly(
         CheckpointError,
-        f"adapter ({tmp_path / 'adapter'}) must be whole and fit base ({tmp_path / 'base'}), but PEFT cannot load it "
-        "there. Check that both belong together, and copy the adapter again.",
+        f"adapter ({tmp_path / 'adapter'}) must be whole and fit its backbone ({tmp_path / 'base'}), but {reason}. "
+        "Copy the adapter again, or give the backbone it was trained on.",
     )
 
 
 def test_error_adapter_of_another_width(tmp_path):
-    tiny_videomae(hidden_size=64, num_attention_heads=2).save_pretrained(tmp_path / "base")
-    with unfit(tmp_path):
-        export(prompted(), tmp_path)
+    base = tiny_videomae(hidden_size=64, num_attention_heads=2)
+    base.save_pretrained(tmp_path / "base")
+    prompted().save_pretrained(tmp_path / "adapter")
+    with pytest.raises(RuntimeError, match="size mismatch") as told:
+        PeftModel.from_pretrained(base, tmp_path / "adapter")
+    reason = " ".join(line.strip() for line in str(told.value).split("\n")[:2]).rstrip(".")
+    with unfit(tmp_path, reason):
+        convert_adapter(tmp_path / "adapter", tmp_path / "out.pth", base=tmp_path / "base")
+
+
+PROMPTS = "base_model.model.videomae.encoder.layer.{}.attention.attention.attention_prompt_{}"
 
 
 def test_error_adapter_lacks_tensors(tmp_path):
-    with unfit(tmp_path):
+    names = ", ".join(PROMPTS.format(1, kind) for kind in ("key", "scale", "value"))
+    with unfit(tmp_path, f"it lacks {names}"):
         export(prompted(layers_to_transform=[0]), tmp_path, layers_to_transform=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "layers", "kinds"),
+    [
+        ({"reparameterization": "none"}, [0, 1, 2], ["scale"]),
+        ({"layers_to_transform": [0]}, [1, 2], ["key", "scale", "value"]),
+        ({"target_modules": []}, [0, 1, 2], ["key", "scale", "value"]),
+    ],
+)
+def test_error_config_has_no_place_for_prompts(tmp_path, changes, layers, kinds):
+    names = ", ".join(PROMPTS.format(layer, kind) for layer in layers for kind in kinds)
+    with unfit(tmp_path, f"its adapter_config.json has no place for {names} of its weights"):
+        export(prompted(), tmp_path, **changes)
+
+
+def test_error_adapter_lacks_its_head(tmp_path):
+    prompted(modules_to_save=["classifier"]).save_pretrained(tmp_path / "adapter")
+    tiny_videomae().save_pretrained(tmp_path / "base")
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "classifier" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, tmp_path / "adapter" / "adapter_model.safetensors")
+    with unfit(tmp_path, "it lacks base_model.model.classifier.weight"):
+        convert_adapter(tmp_path / "adapter", tmp_path / "out.pth", base=tmp_path / "base")
 
 
 @pytest.mark.parametrize("damage", ["gone", "truncated"])
@@ -269,7 +305,10 @@ def test_error_adapter_weights_damaged(damage, tmp_path):
         weights.unlink()
     else:
         weights.write_bytes(weights.read_bytes()[:-100])
-    with unfit(tmp_path):
+        with pytest.raises(SafetensorError) as told:
+            load_file(weights)
+    reason = "it has no adapter_model.safetensors" if damage == "gone" else f"its weights cannot be read ({told.value})"
+    with unfit(tmp_path, reason):
         convert_adapter(tmp_path / "adapter", tmp_path / "out.pth", base=tmp_path / "base")
     assert not (tmp_path / "out.pth").exists()
 
