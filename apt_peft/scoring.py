@@ -1,5 +1,6 @@
 """An adapter folder -> scores: what `apt-peft evaluate` and `apt-peft predict` do, in a process of its own."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from apt_peft.checkpoints.adapter import load_adapter
 from apt_peft.errors import CheckpointError, ConfigError, DataError
 from apt_peft.evaluation import EvaluationResult, evaluate, score_all
 from apt_peft.settings import INTEGER, NUMBERS, SWITCH, TEXT, Settings, at_least, setting
-from apt_peft.training.base import frames_and_size, is_lost_folder, open_base, quiet
+from apt_peft.training.base import frames_and_size, is_lost_folder, open_base, quiet, weights_fingerprint
 from apt_peft.training.clips import ClipSettings, clip_settings
 from apt_peft.training.data import clip_name, unreadable_error, video_dataset
 from apt_peft.training.record import EVALUATION, Run, read_run
@@ -20,6 +21,7 @@ from apt_peft.video import Clip, keep_readable, read_data
 from apt_peft.video.clip import VIDEO_SUFFIXES
 from apt_peft.video.data import LABELS_FILE
 
+logger = logging.getLogger(__name__)
 WHAT, CLIPS, MACHINE = "what", "clips (default: as the adapter was trained)", "machine"
 BATCH_SIZE = 8
 
@@ -157,6 +159,7 @@ def open_adapter(settings: ScoringSettings) -> Adapter:
         raise CheckpointError(
             f"{error} The adapter names this backbone; give another place of it by --model."
         ) from None
+    _check_backbone(base, name, settings, run)
     frames, size = frames_and_size(base.config)
     clips = clip_settings(settings, model=name, frames=frames, size=size, trained=run.clips if run else None)
     with quiet():
@@ -171,6 +174,21 @@ def open_adapter(settings: ScoringSettings) -> Adapter:
         precision=run.precision if run else "float32",
         batch_size=settings.batch_size or (run.batch_size if run else BATCH_SIZE),
     )
+
+
+def _check_backbone(base: torch.nn.Module, name: str, settings: ScoringSettings, run: Run | None) -> None:
+    """Compare the backbone's weights with those that the adapter was trained on, where run.json knows them."""
+    trained = run.values.get("backbone", {}).get("fingerprint") if run else None
+    found = weights_fingerprint(base)
+    if trained in (None, found):
+        return
+    differ = f"its weights have the fingerprint {found}, those of training had {trained}"
+    if settings.model is None:
+        raise CheckpointError(
+            f"backbone ({name}) must be the one that adapter ({settings.adapter}) was trained on, but {differ}. "
+            "Give the place of the right one by --model."
+        )
+    logger.warning("%s is not the backbone that the adapter was trained on: %s.", name, differ)
 
 
 def _is_lost(name: str, run: Run | None) -> bool:

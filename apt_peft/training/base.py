@@ -16,6 +16,8 @@ from apt_peft.errors import CheckpointError
 
 # What a backbone without the right head lacks, and a run trains from its own start.
 HEADS = ("classifier", "fc_norm", "head", "pooler")
+# Numbers of a tensor that its fingerprint is made of, evenly from all of it.
+SAMPLE = 1024
 
 
 def read_config(model: str) -> Any:
@@ -122,7 +124,7 @@ def head_of(base: torch.nn.Module) -> torch.nn.Linear:
 
 
 def weights_fingerprint(base: torch.nn.Module) -> str:
-    """A short name for a backbone's weights, from each tensor's name, shape and first values; heads left out.
+    """A short name for a backbone's weights, from each tensor's name, shape and a sample of its values; heads left out.
 
     Args:
         base: the classifier before prompts are added.
@@ -134,7 +136,7 @@ def weights_fingerprint(base: torch.nn.Module) -> str:
     for name, tensor in sorted(base.named_parameters()):
         if name.split(".")[0] not in HEADS:
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().flatten()[:64].float().cpu().numpy().tobytes())
+            digest.update(tensor.detach().flatten()[:: 1 + tensor.numel() // SAMPLE].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

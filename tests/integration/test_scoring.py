@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from apt_peft import AttentionPromptConfig, CheckpointError, ConfigError, DataError
 from apt_peft.scoring import EvaluateSettings, PredictSettings, evaluate_adapter, open_adapter, predict
-from apt_peft.training.base import open_base, quiet
+from apt_peft.training.base import open_base, quiet, weights_fingerprint
 from apt_peft.training.record import read_run
 from apt_peft.training.settings import TrainSettings
 from apt_peft.training.train import train
@@ -123,6 +123,22 @@ def test_an_adapter_for_another_backbone(adapter, tmp_path):
         "Copy the adapter again, or give the backbone it was trained on.",
     ):
         open_adapter(settings(adapter, model=str(tmp_path / "other")))
+
+
+def test_a_backbone_of_other_weights(adapter, backbone, tmp_path, caplog):
+    other = tmp_path / "other"
+    tiny_videomae(num_labels=2, seed=1).save_pretrained(other)
+    found, known = (weights_fingerprint(open_base(str(place), labels=["a", "b"])) for place in (other, backbone))
+    differ = f"its weights have the fingerprint {found}, those of training had {known}"
+    open_adapter(settings(adapter, model=str(other)))
+    assert caplog.messages == [f"{other} is not the backbone that the adapter was trained on: {differ}."]
+    change(adapter, base_model_name_or_path=str(other))
+    with raises_exactly(
+        CheckpointError,
+        f"backbone ({other}) must be the one that adapter ({adapter}) was trained on, but {differ}. "
+        "Give the place of the right one by --model.",
+    ):
+        open_adapter(settings(adapter))
 
 
 @pytest.mark.parametrize("lost", ["attention_prompt_key", "classifier"])

@@ -54,6 +54,10 @@ def test_the_fingerprint_is_of_the_encoder(folder):
     one = weights_fingerprint(tiny_videomae())
     assert one == weights_fingerprint(open_base(str(folder), labels=list("abcd")))
     assert one != weights_fingerprint(tiny_videomae(seed=1))
+    late = tiny_videomae()
+    with torch.no_grad():
+        late.videomae.encoder.layer[0].attention.output.dense.weight[16:] += 1
+    assert one != weights_fingerprint(late)
 
 
 def test_a_folder_that_is_not_there(tmp_path):
