@@ -173,7 +173,20 @@ def check_same_run(folder: Path, now: dict) -> None:
     if not path.exists():
         write_json(path, now)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    refuse_changes(json.loads(path.read_text(encoding="utf-8")), now)
+
+
+def refuse_changes(before: dict, now: dict) -> None:
+    """Compare a run's settings with those that it is resumed with.
+
+    Args:
+        before: as JSON gave them.
+        now: the same names, and values that JSON can hold.
+
+    Raises:
+        ConfigError: something differs; all of it is named.
+    """
+    now = json.loads(json.dumps(now))
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:
         shown = ", ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in changed)

@@ -268,6 +268,8 @@ def _finished(settings: TrainSettings, out: Path) -> TrainResult:
             "Choose another --out."
         )
     values = run.values
+    now = settings.what_comes_out()
+    checkpoints.refuse_changes({name: values["settings"].get(name) for name in now}, now)
     if settings.push_to_hub:
         hub.push(out, settings.push_to_hub)
     return TrainResult(

@@ -167,6 +167,16 @@ def test_a_run_with_other_settings_is_not_continued(quick, monkeypatch):
         train(quick(epochs=3, seed=1, resume=True))
 
 
+def test_a_finished_run_with_other_settings_is_not_taken_for_this_one(quick):
+    train(quick())
+    with raises_exactly(
+        ConfigError,
+        "resume (True) must go on with the same run, but epochs was 2 and is 3. "
+        "Repeat its settings, or choose another --out.",
+    ):
+        train(quick(epochs=3, resume=True))
+
+
 def test_an_old_run_is_not_written_over(quick):
     settings = quick()
     train(settings)
