@@ -48,6 +48,7 @@ class RunData:
         cache: folder of decoded frames, or None.
         fingerprint: changes with the clips' names, sizes and labels.
         skipped: names of clips that could not be read and were left out.
+        skipped_of: the same by split.
     """
 
     settings: TrainSettings
@@ -58,6 +59,7 @@ class RunData:
     cache: Path | None
     fingerprint: str
     skipped: tuple[str, ...] = field(default=())
+    skipped_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def training(self) -> VideoDataset:
         """The training clips, augmented and drawn anew in each epoch."""
@@ -93,6 +95,9 @@ class RunData:
             "clips": {name: len(self.splits[split]) for split, name in zip(SPLITS, NAMES, strict=True)},
             "validation_held_out": self.held_out,
             "skipped": list(self.skipped),
+            "skipped_clips": {
+                name: len(self.skipped_of.get(split, ())) for split, name in zip(SPLITS, NAMES, strict=True)
+            },
         }
 
     def remove_own_cache(self) -> None:
@@ -274,8 +279,18 @@ def _look_at(data: RunData) -> tuple[str, ...]:
         raise unreadable_error(list(bad.values()), len(jobs))
     for error in bad.values():
         logger.warning("Skipped %s: %s.", error.name, error.reason)
-    for split in SPLITS:
-        data.splits[split] = [clip for clip in data.splits[split] if clip.name not in bad]
+    lost = []
+    for split, name in zip(SPLITS, NAMES, strict=True):
+        given = data.splits[split]
+        data.splits[split] = [clip for clip in given if clip.name not in bad]
+        data.skipped_of[split] = tuple(clip.name for clip in given if clip.name in bad)
+        if given and not data.splits[split] and split != "train":
+            lost.append(f"none of its {len(given)} {name} clips can")
+    if lost:
+        raise DataError(
+            f"data ({settings.data}) must have clips that can be read in each split, but {' and '.join(lost)}. "
+            "Repair them, or leave the split out."
+        )
     return tuple(bad)
 
 

@@ -96,6 +96,7 @@ def model_card(
         for split in ("validation", "test")
         if (numbers := result.get(split))
     ]
+    skipped = values["data"].get("skipped_clips", {})
     stride = f", frame_stride={clips.frame_stride}" if clips.sampling == "dense" else ""
     extra = ", use_mean_pooling=True" if mean_pooling else ""
     lines = [
@@ -173,6 +174,12 @@ def model_card(
         "",
         "Trained on "
         + ", ".join(f"{count} {split} clips" for split, count in counts.items() if count)
+        + (
+            "; " + ", ".join(f"{count} {split}" for split, count in skipped.items() if count) + " clips could not be "
+            "read and were left out"
+            if any(skipped.values())
+            else ""
+        )
         + f"; data fingerprint `{values['data']['fingerprint']}`, backbone fingerprint "
         f"`{values['backbone']['fingerprint']}`. All settings and versions: `{RUN_FILE}`.",
         "",

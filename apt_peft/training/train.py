@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ def _trainer(model: PeftModel, settings: TrainSettings, data: RunData, folder: P
 
 
 def _score(model: PeftModel, settings: TrainSettings, data: RunData, split: str) -> EvaluationResult:
-    return evaluate(
+    result = evaluate(
         model,
         data.testing(split),
         labels=data.labels,
@@ -202,6 +202,7 @@ def _score(model: PeftModel, settings: TrainSettings, data: RunData, split: str)
         precision=_precision(settings),
         progress=settings.progress,
     )
+    return replace(result, skipped=data.skipped_of.get(split, ()))
 
 
 def _checkpoint_to_resume(folder: Path) -> Path | None:

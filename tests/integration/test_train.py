@@ -281,6 +281,12 @@ def test_unreadable_clips_are_skipped_and_counted(quick, data, tmp_path):
     run = json.loads((result.out / "run.json").read_text())
     assert run["data"]["skipped"] == list(result.skipped)
     assert sum(run["data"]["clips"].values()) == 16
+    assert run["data"]["skipped_clips"] == {"training": 1, "validation": 0, "test": 1}
+    assert run["result"]["test"]["skipped"] == 1
+    saved = json.loads((result.out / "evaluation" / "result.json").read_text())
+    assert saved["skipped_clips"] == [str(place / "test" / "up" / "up_0.mp4")]
+    card = (result.out / "README.md").read_text()
+    assert "; 1 training, 1 test clips could not be read and were left out; data fingerprint" in card
     with pytest.raises(DataError, match=r"videos \(1 of 6\) must be readable"):
         evaluate_adapter(EvaluateSettings(adapter=str(result.out), data=str(place), progress=False))
     again, _, _ = evaluate_adapter(
@@ -288,6 +294,21 @@ def test_unreadable_clips_are_skipped_and_counted(quick, data, tmp_path):
     )
     assert again.skipped == (str(place / "test" / "up" / "up_0.mp4"),)
     assert again.summary()["skipped"] == 1
+
+
+def test_a_split_of_which_nothing_can_be_read_is_not_left_out_silently(quick, data, tmp_path):
+    place = tmp_path / "data"
+    shutil.copytree(data, place)
+    shutil.copytree(place / "test", place / "val")
+    for split in ("test", "val"):
+        for clip in (place / split).rglob("*.mp4"):
+            clip.write_bytes(b"no video")
+    with raises_exactly(
+        DataError,
+        f"data ({place}) must have clips that can be read in each split, but none of its 6 validation clips can and "
+        "none of its 6 test clips can. Repair them, or leave the split out.",
+    ):
+        train(quick(data=str(place), on_error="skip"))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
