@@ -2,12 +2,13 @@
 
 import argparse
 import json
+from collections import Counter
 from dataclasses import dataclass
 
 from tqdm.auto import tqdm
 
 from apt_peft import settings
-from apt_peft.settings import INTEGER, SWITCH, TEXT, Settings, at_least, setting
+from apt_peft.settings import INTEGER, NUMBER, SWITCH, TEXT, Settings, at_least, setting, within
 
 EXAMPLE = """examples:
   apt-peft check clips
@@ -31,6 +32,9 @@ class CheckSettings(Settings):
         TEXT, "as for train: with skip, unreadable clips do not fail", "stop", choices=("stop", "skip")
     )
     num_frames: int | None = setting(INTEGER, "frames a clip, to count shorter videos", None, rule=at_least(1))
+    val_fraction: float = setting(
+        NUMBER, "as for train: part of the training clips to hold out", 0.2, rule=within(0, 1, below=True)
+    )
     decode: bool = setting(SWITCH, "decode every frame; without it only the first, which is quick", True)
     json: bool = setting(SWITCH, "print JSON", False)
     progress: bool = setting(SWITCH, "show a progress bar", True)
@@ -78,6 +82,12 @@ def run(args: argparse.Namespace) -> int:
             decode=flags.decode,
             on_error="raise" if flags.on_error == "stop" else "skip",
             progress=bar.update,
+        )
+    usable = Counter(file.label for file in report.files if file.split == "train" and file.found is not None)
+    if not splits.val and flags.val_fraction > 0 and len(usable) > 1 and max(usable.values()) < 2:
+        report.problems.append(
+            "No class has two training videos, so none can be held out for validation. Give validation clips, or "
+            "train with --val-fraction 0."
         )
     print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if flags.json else report)
     return WOULD_FAIL if report.fatal else 0

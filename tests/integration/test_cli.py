@@ -130,6 +130,16 @@ def test_check_tells_by_its_exit_code_that_training_would_fail(capsys, tmp_path)
     assert json.loads(shown)["counts"] == {"train": {"a": 2, "b": 2}}
 
 
+def test_check_tells_that_nothing_can_be_held_out(capsys, tmp_path):
+    place = write_classes(tmp_path / "data", ["a", "b"], clips=1, num_frames=4, width=32, height=24)
+    code, shown, _ = run(capsys, "check", str(place), "--no-progress")
+    assert code == 1
+    assert "Give validation clips, or train with --val-fraction 0.\n" in shown
+    code, shown, _ = run(capsys, "check", str(place), "--no-progress", "--val-fraction", "0")
+    assert code == 0
+    assert "Training can start." in shown
+
+
 def test_evaluate_and_predict_print_what_they_found(capsys, backbone, data, tmp_path):
     out = str(tmp_path / "run")
     words = ["--model", str(backbone), "--data", str(data), "--epochs", "1", "--no-progress", "--threads", "1"]
