@@ -1,5 +1,6 @@
 """A folder per class, or train, val and test folders of these -> clips."""
 
+import os
 from pathlib import Path
 
 from ..errors import DataError
@@ -9,7 +10,8 @@ from .clip import SPLIT_NAMES, VIDEO_SUFFIXES, Clip, DataSplits, unknown_labels
 def read_folders(root: Path, names: list[str] | None) -> DataSplits:
     """Read clips from folders named after their classes.
 
-    Hidden files and files without a video's suffix are left out. Videos may lie in folders inside a class's folder.
+    Hidden files and files without a video's suffix are left out. Videos may lie in folders inside a class's folder. Links
+    are followed; a video whose link is broken counts as a video, so that looking for unreadable ones finds it.
 
     Args:
         root: the data folder.
@@ -19,7 +21,8 @@ def read_folders(root: Path, names: list[str] | None) -> DataSplits:
         The clips; a folder without split folders is all training clips.
 
     Raises:
-        DataError: no videos, videos outside any class, two folders for one split, or classes that `names` lacks.
+        DataError: no videos, videos outside any class, two folders for one split, broken links that may have been folders,
+            or classes that `names` lacks.
     """
     folders = _visible_folders(root)
     # A class may be called "test": it is a split only if classes lie in it.
@@ -52,6 +55,13 @@ def read_folders(root: Path, names: list[str] | None) -> DataSplits:
     found = {
         split: {folder.name: _videos(folder, ignored) for folder in _visible_folders(base)} for split, base in by_split
     }
+    entries = {*root.iterdir(), *(entry for _, base in by_split for entry in _files(base, []))}
+    broken = [str(entry) for entry in sorted(entries) if not entry.suffix and _is_broken(entry)]
+    if broken:
+        raise DataError(
+            f"data ({root}) must have whole links, but these lead nowhere and may have been folders of videos: "
+            f"{_listed(broken)}. Repair or remove them."
+        )
     classes = {name for by_class in found.values() for name, videos in by_class.items() if videos}
     if not classes:
         raise DataError(
@@ -87,26 +97,59 @@ def read_folders(root: Path, names: list[str] | None) -> DataSplits:
 
 
 def _visible_folders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Folders right in a folder; a link back to it or to what holds it is none."""
+    above = _with_parents(folder)
+    entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return [entry for entry in entries if os.path.realpath(entry) not in above]
+
+
+def _with_parents(folder: Path) -> set[str]:
+    real = Path(os.path.realpath(folder))
+    return {str(real), *map(str, real.parents)}
 
 
 def _loose(folder: Path) -> list[str]:
     """Videos right in a folder that should have folders only."""
-    entries = sorted(folder.iterdir())
-    return [str(e) for e in entries if is_video_name(e) and e.is_file() and not e.name.startswith(".")]
+    return [str(entry) for entry in sorted(folder.iterdir()) if _is_video(entry) and not entry.name.startswith(".")]
 
 
 def _videos(folder: Path, ignored: list[str]) -> list[Path]:
     """Videos in a folder and below it, sorted; other visible files go to `ignored`."""
     videos = []
-    for entry in sorted(folder.rglob("*")):
-        if any(part.startswith(".") for part in entry.relative_to(folder).parts) or not entry.is_file():
-            continue
-        if is_video_name(entry):
+    for entry in _files(folder, ignored):
+        if _is_video(entry):
             videos.append(entry)
-        else:
+        elif entry.is_file():
             ignored.append(str(entry))
+        elif _is_broken(entry):
+            ignored.append(f"{entry} (a broken link)")
     return videos
+
+
+def _files(folder: Path, ignored: list[str]) -> list[Path]:
+    """All visible entries in a folder and below it that are no folders, sorted; each folder is read once."""
+    entries: list[Path] = []
+    seen = _with_parents(folder)
+    for place, folders, files in os.walk(folder, followlinks=True):
+        entries += [Path(place, name) for name in files if not name.startswith(".")]
+        # Links may lead back up, so that following them would never end.
+        inner = {name: os.path.realpath(Path(place, name)) for name in sorted(folders) if not name.startswith(".")}
+        folders.clear()
+        for name, real in inner.items():
+            if real in seen:
+                ignored.append(f"{Path(place, name)} (a folder that is read under another name)")
+            else:
+                seen.add(real)
+                folders.append(name)
+    return sorted(entries)
+
+
+def _is_broken(path: Path) -> bool:
+    return path.is_symlink() and not path.exists() and not path.name.startswith(".")
+
+
+def _is_video(path: Path) -> bool:
+    return is_video_name(path) and (path.is_file() or _is_broken(path))
 
 
 def is_video_name(path: Path) -> bool:

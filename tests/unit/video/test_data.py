@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from clips import write_classes
 from helpers import raises_exactly
 
 from apt_peft.errors import ConfigError, DataError
@@ -32,6 +33,59 @@ def test_a_folder_for_each_class(tmp_path):
     assert found(splits.train, tmp_path) == [("jump/deep/c.mkv", 0), ("wave/a.AVI", 1), ("wave/b.mp4", 1)]
     assert splits.items() == [("train", splits.train)]
     assert splits.ignored == [str(tmp_path / "empty") + " (a folder without videos)", str(tmp_path / "jump/notes.txt")]
+
+
+def test_links_are_followed(tmp_path):
+    """Linked videos and folders count; each folder is read once, so that a link back up ends."""
+    touch(tmp_path / "store", "1.mp4", "deep/2.mp4")
+    data = touch(tmp_path / "data", "wave/own.mp4", "jump/3.mp4")
+    (data / "wave" / "more").symlink_to(tmp_path / "store", target_is_directory=True)
+    (data / "wave" / "once_more").symlink_to(tmp_path / "store" / "deep", target_is_directory=True)
+    (data / "wave" / "up").symlink_to(data, target_is_directory=True)
+    (data / "again").symlink_to(data, target_is_directory=True)
+    (data / "run").symlink_to(tmp_path / "store", target_is_directory=True)
+    (data / "jump" / "4.mp4").symlink_to(tmp_path / "store" / "1.mp4")
+    splits = read_data(data)
+    assert splits.labels == ["jump", "run", "wave"]
+    assert found(splits.train, data) == [
+        ("jump/3.mp4", 0),
+        ("jump/4.mp4", 0),
+        ("run/1.mp4", 1),
+        ("run/deep/2.mp4", 1),
+        ("wave/more/1.mp4", 2),
+        ("wave/once_more/2.mp4", 2),
+        ("wave/own.mp4", 2),
+    ]
+    other_name = "(a folder that is read under another name)"
+    assert splits.ignored == [f"{data}/wave/more/deep {other_name}", f"{data}/wave/up {other_name}"]
+
+
+def test_a_video_whose_link_is_broken_is_unreadable_not_gone(tmp_path):
+    data = write_classes(tmp_path, ["jump", "wave"], clips=1, num_frames=4)
+    for name in ("wave/lost.mp4", "wave/notes.txt"):
+        (data / name).symlink_to("gone")
+    (data / "wave" / "self.mp4").symlink_to("self.mp4")
+    splits = read_data(data)
+    assert found(splits.train, data)[1:] == [("wave/lost.mp4", 1), ("wave/self.mp4", 1), ("wave/wave_0.mp4", 1)]
+    assert splits.ignored == [f"{data}/wave/notes.txt (a broken link)"]
+    report = audit(splits)
+    assert [Path(file.name).name for file in report.unreadable] == ["lost.mp4", "self.mp4"]
+    assert report.problems == [
+        "2 of 4 videos cannot be read. Repair or remove them, or leave them out with --on-error skip."
+    ]
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_broken_links_that_may_have_been_folders(tmp_path, split):
+    touch(tmp_path, f"{split}a/1.mp4", f"{split}b/2.mp4")
+    links = [f"{tmp_path}/{split}{name}" for name in ("a/part", "c")]
+    for link in links:
+        Path(link).symlink_to("gone")
+    message = (
+        f"data ({tmp_path}) must have whole links, but these lead nowhere and may have been folders of videos: "
+        f"{links[0]}, {links[1]}. Repair or remove them."
+    )
+    _fails(tmp_path, message)
 
 
 def test_split_folders(tmp_path):
