@@ -27,6 +27,9 @@ IMPOSTORS = (
 # Prefixes that wrappers and feature extractors put before every key.
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
 
+# Scripts nest once or twice; a file may also nest a mapping in itself, without end.
+MAX_NESTS = 4
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -137,6 +140,8 @@ def _find_state(content: Any, path: str | Path) -> tuple[Mapping[Any, Any], list
     """The mapping that holds tensors, and the entries that led to it."""
     nests: list[str] = []
     while isinstance(content, Mapping) and not any(isinstance(value, torch.Tensor) for value in content.values()):
+        if len(nests) == MAX_NESTS:
+            break
         nest = next((name for name in NESTS if isinstance(content.get(name), Mapping)), None)
         if nest is None:
             break

@@ -196,6 +196,13 @@ def test_no_weights(content, found, refused):
     refused(HOLDS.replace("{found}", found))
 
 
+def test_a_mapping_nested_in_itself(refused):
+    content = {}
+    content["model"] = content
+    torch.save(content, refused.path)
+    refused(HOLDS.replace("{found}", "model"))
+
+
 def test_values_that_are_no_plain_tensors(refused):
     state = golden()["model"] | {
         "blocks.0.norm1.weight": "text",
