@@ -134,6 +134,14 @@ def _refuse_other_zips(path: Path, form: str) -> None:
     # torch.save stores entries as they are; a compressed one can unpack to any size.
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(f"{form} a compressed zip archive, which torch.save never writes. Unpack it first.")
+    # torch.load does not compare the checksums that torch.save writes.
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(
+            f"checkpoint ({path}) must hold what was written, but the checksum of {damaged} in it does not match: it is "
+            "damaged. Download or copy it again."
+        )
 
 
 def _find_state(content: Any, path: str | Path) -> tuple[Mapping[Any, Any], list[str]]:

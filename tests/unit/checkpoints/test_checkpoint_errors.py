@@ -129,6 +129,17 @@ def test_truncated(keep, new_format, refused):
     refused(DAMAGED)
 
 
+def test_a_flipped_bit(refused):
+    save(refused.path, {"weight": torch.full((1000,), 0.5)})
+    content = bytearray(refused.path.read_bytes())
+    content[content.index(torch.full((1000,), 0.5).numpy().tobytes()) + 400] ^= 1
+    refused.path.write_bytes(content)
+    refused(
+        "checkpoint ({path}) must hold what was written, but the checksum of file/data/0 in it does not match: it is "
+        "damaged. Download or copy it again."
+    )
+
+
 # ------------------------------------------------------------------------------------------------------ unsafe files
 
 
