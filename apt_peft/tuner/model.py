@@ -125,16 +125,16 @@ class AttentionPromptModel(BaseTuner):
             return
         everywhere = copy.copy(config)
         everywhere.layers_to_transform = None
-        there = {
+        matched = (
             _layer_index(config, key)
             for key, _ in model.named_modules()
             if key and self._check_target_module_exists(everywhere, key)
-        } - {None}
+        )
+        there = sorted({index for index in matched if index is not None})
         outside = [index for index in wanted if index not in there]
         if there and outside:
-            first, last = min(there), max(there)
             raise TargetError(
-                f"layers_to_transform {outside} is out of range: the model has {len(there)} layers ({first}-{last})."
+                f"layers_to_transform {outside} is out of range: the model has {len(there)} layers ({there[0]}-{there[-1]})."
             )
 
     @staticmethod
