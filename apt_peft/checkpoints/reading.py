@@ -172,6 +172,13 @@ def _canonical_keys(state: Mapping[Any, Any], path: str | Path) -> dict[str, tor
             f"checkpoint ({path}) must hold dense floating-point tensors that are all stored in the file, but "
             f"{listing(bad)} {'is' if len(bad) == 1 else 'are'} not. Save the state dict alone."
         )
+    odd = [str(key) for key, value in state.items() if not value.isfinite().all()]
+    if odd:
+        raise CheckpointError(
+            f"checkpoint ({path}) must hold finite weights, but {listing(odd)} "
+            f"{'has' if len(odd) == 1 else 'have'} NaN or infinite values: its training diverged, or it is damaged. "
+            "Give an earlier file."
+        )
     origin: dict[str, str] = {}
     clashes = []
     for key in state:

@@ -151,7 +151,9 @@ def write_clip(path: Path, frames: Tensor) -> None:
         stream.pix_fmt = "yuv444p"
         stream.time_base = Fraction(1, FPS)
         for picture in frames.numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            # On one thread: a frame that has converted colours on several would wait for them in a forked worker
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv444p", threads=1)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 

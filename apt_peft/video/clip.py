@@ -42,7 +42,9 @@ class Clip:
         return source_name(self.source)
 
     def fingerprint(self) -> str:
-        """What changes when the file changes: path, size and time of a file, the content of anything else.
+        """What changes when the file changes: of a file its path, size, times and place on the disk; else the content.
+
+        The time of the last change of state tells a file that was replaced by one of equal size and date.
 
         Raises:
             UnreadableVideoError: the file is gone.
@@ -53,7 +55,7 @@ class Clip:
                 state = path.stat()
             except OSError as error:
                 raise UnreadableVideoError(self.name, f"opening it failed: {str(error.strerror).lower()}") from None
-            return f"{path}|{state.st_size}|{state.st_mtime_ns}"
+            return f"{path}|{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}|{state.st_ino}"
         content = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
         return hashlib.sha256(content).hexdigest()
 

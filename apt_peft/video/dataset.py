@@ -136,11 +136,17 @@ class VideoDataset(Dataset):
         try:
             stored = load_file(path)
         except (FileNotFoundError, SafetensorError):
-            # Absent, or left damaged by a crash of the machine: written anew.
-            frames = self._read(clip, generator)
-            _write_atomically(path, {str(segment): part.contiguous() for segment, part in enumerate(frames)})
+            stored = {}
+        frames = [stored[str(segment)] for segment in range(self.segments) if str(segment) in stored]
+        if len(frames) == self.segments and all(self._fits(part) for part in frames):
             return frames
-        return [stored[str(segment)] for segment in range(self.segments)]
+        # Absent, left damaged by a crash of the machine, or not of our making: written anew.
+        frames = self._read(clip, generator)
+        _write_atomically(path, {str(segment): part.contiguous() for segment, part in enumerate(frames)})
+        return frames
+
+    def _fits(self, frames: torch.Tensor) -> bool:
+        return frames.dtype == torch.uint8 and frames.dim() == 4 and frames.shape[:2] == (self.num_frames, 3)
 
     def _read(self, clip: Clip, generator: torch.Generator | None) -> list[torch.Tensor]:
         """Decode once, resize each frame once, and deal the frames out to the segments."""

@@ -37,8 +37,11 @@ def read_lists(root: Path, files: dict[str, Path], names: list[str] | None) -> D
     if names is None:
         names = _names(texts)
     number = {name: label for label, name in enumerate(names)}
-    for place in range(len(names)):
-        number.setdefault(str(place), place)
+    places = {str(place): place for place in range(len(names))}
+    if not any(name.isdigit() for name in names):
+        number |= places
+    elif number.keys().isdisjoint(texts):  # names that are numbers and places never stand side by side
+        number = places
     result = DataSplits(labels=names)
     for split, found in entries.items():
         clips = []

@@ -92,7 +92,7 @@ def read_table(data: Any, names: list[str] | None, video_column: str | None, lab
     if names is None:
         names = own or sorted(texts, key=lambda text: (not text.isdigit(), int(text) if text.isdigit() else 0, text))
     number = {name: label for label, name in enumerate(names)}
-    if texts - number.keys() and all(text.isdigit() and int(text) < len(names) for text in texts):
+    if number.keys().isdisjoint(texts) and all(text.isdigit() and int(text) < len(names) for text in texts):
         number = {str(label): label for label in range(len(names))}
     if texts - number.keys():
         raise unknown_labels(texts - number.keys(), names)

@@ -238,6 +238,17 @@ def test_one_value_that_is_no_tensor(refused):
     )
 
 
+def test_weights_that_are_not_finite(refused):
+    state = golden()["model"]
+    state["head.bias"] = state["head.bias"].clone()
+    state["head.bias"][2] = float("nan")
+    save(refused.path, state)
+    refused(
+        "checkpoint ({path}) must hold finite weights, but head.bias has NaN or infinite values: its training diverged, "
+        "or it is damaged. Give an earlier file."
+    )
+
+
 def test_two_models_in_one(refused):
     state = finetuned() | {"backbone.head.bias": torch.zeros(7), "head_norm.bias": torch.zeros(48)}
     save(refused.path, state)

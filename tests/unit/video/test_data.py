@@ -297,6 +297,18 @@ def test_all_files_and_labels_that_are_not_there(tmp_path):
     _fails(tmp_path, message, labels=["wave", "jump"])
 
 
+def test_names_that_are_numbers_are_no_places(tmp_path):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "train.csv").write_text("a.mp4 3\na.mp4 2\n")
+    message = (
+        f"list files (1 line) must be usable, but these are not:\n"
+        f"  {tmp_path}/train.csv:2: label '2' is not among the 3 labels"
+    )
+    _fails(tmp_path, message, labels=["3", "1", "0"])
+    (tmp_path / "train.csv").write_text("a.mp4 3\na.mp4 0\n")
+    assert [clip.label for clip in read_data(tmp_path, labels=["3", "1", "0"]).train] == [0, 2]
+
+
 @pytest.mark.parametrize("label", ["65536", "9" * 5000])
 def test_a_label_that_would_make_too_many_classes(tmp_path, label):
     touch(tmp_path, "a.mp4")

@@ -1,6 +1,7 @@
 """Items are the same in every process, new in every epoch, and the same from the cache."""
 
 import copy
+import os
 import pickle
 from dataclasses import replace
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 from clips import write_classes, write_clip
 from helpers import raises_exactly
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from apt_peft.errors import ConfigError
+from apt_peft.errors import ConfigError, DataError
 from apt_peft.video import (
     Clip,
     ClipTransform,
@@ -122,18 +124,34 @@ def test_the_cache_changes_nothing(clips, tmp_path, settings):
     assert torch.equal(values(cached, epochs=2), expected)
 
 
-def test_the_cache_spares_decoding(made, tmp_path):
+def test_the_cache_spares_decoding(made, tmp_path, monkeypatch):
     file = write_clip(tmp_path / "a.mp4")
     clip = Clip(file, 0)
     data = VideoDataset([clip], **TRAINING, cache=tmp_path / "cache")
     first = data[0]["pixel_values"]
-    stat = file.stat()
-    # Other bytes under the same path, size and time: only the cache can know the frames.
-    file.write_bytes(bytes(stat.st_size))
-    import os
-
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    monkeypatch.setattr("apt_peft.video.dataset.VideoReader", None)  # nothing can be decoded any more
     assert torch.equal(data[0]["pixel_values"], first)
+
+
+def test_the_cache_tells_a_file_of_equal_path_size_and_time(made, tmp_path):
+    file = write_clip(tmp_path / "a.mp4", seed=1)
+    data = VideoDataset([Clip(file, 0)], **TRAINING, cache=tmp_path / "cache")
+    data[0]
+    stat = file.stat()
+    file.write_bytes(bytes(stat.st_size))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(DataError, match="must be a readable video file"):
+        data[0]
+
+
+def test_a_cache_file_of_another_form_is_written_anew(made, tmp_path):
+    data = VideoDataset([Clip(write_clip(tmp_path / "a.mp4"), 0)], **TRAINING, cache=tmp_path / "cache")
+    first = data[0]["pixel_values"]
+    (stored,) = (tmp_path / "cache").iterdir()
+    for other in ({"x": torch.zeros(1)}, {"0": torch.zeros(1, 3, 2, 2, dtype=torch.uint8)}, {"0": torch.zeros(2)}):
+        save_file(other, stored)
+        assert torch.equal(data[0]["pixel_values"], first)
+        assert torch.equal(data[0]["pixel_values"], first)
 
 
 def test_the_cache_knows_changed_files_and_settings(made, tmp_path):
