@@ -1,4 +1,4 @@
-"""Linear probe and prompts from both starts on real clips, over seeds, by `apt-peft train`'s own code.
+"""Linear probe (at two rates) and prompts from both starts on real clips, over seeds, by `apt-peft train`'s own code.
 
     python examples/benchmarks/real_clips.py --out runs/yoga6 --results docs/results/yoga6.jsonl \\
         --model ../shared/backbones/videomae-small-112 --data ../shared/clips \\
@@ -21,6 +21,7 @@ from apt_peft.training.train import train
 
 METHODS = {
     "linear": {"method": "linear"},
+    "linear-0.03": {"method": "linear", "head_lr": "0.03"},
     "published": {"method": "apt", "init_weights": "published"},
     "data": {"method": "apt", "init_weights": "data"},
 }
