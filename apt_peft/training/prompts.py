@@ -40,8 +40,11 @@ def check_targets(config: Any, settings: TrainSettings) -> None:
     Raises:
         TargetError: it has not.
     """
+    config = copy.deepcopy(config)
+    if hasattr(config, "use_mean_pooling"):
+        config.use_mean_pooling = True  # as `open_base` loads it
     with torch.device("meta"):
-        empty = AutoModelForVideoClassification.from_config(copy.deepcopy(config))
+        empty = AutoModelForVideoClassification.from_config(config)
     get_peft_model(empty, prompt_config(settings))
 
 
