@@ -16,6 +16,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..errors import ConfigError
+from .functional import neutral_scale
 from .layer import AttentionPromptLayer
 
 
@@ -97,9 +98,7 @@ def _start_from(layer: AttentionPromptLayer, adapter_name: str, keys: Tensor, va
     layer.attention_prompt_key[adapter_name].copy_(keys)
     layer.attention_prompt_value[adapter_name].copy_(values)
     if adapter_name in layer.attention_prompt_scale:
-        layer.attention_prompt_scale[adapter_name].fill_(
-            0.0 if layer.reparameterization[adapter_name] == "softplus" else 1.0
-        )
+        layer.attention_prompt_scale[adapter_name].fill_(neutral_scale(layer.reparameterization[adapter_name]))
     layer.awaits_data[adapter_name] = False
 
 

@@ -31,6 +31,18 @@ def published_bound(patch_elements: int, head_dim: int) -> float:
     return math.sqrt(6.0 / (patch_elements + head_dim))
 
 
+def neutral_scale(kind: str) -> float:
+    """The scale whose factor is 1, at which training starts.
+
+    Args:
+        kind: "max" or "softplus", see `scale_factor`.
+
+    Returns:
+        1 or 0.
+    """
+    return 0.0 if kind == "softplus" else 1.0
+
+
 def scale_factor(scale: Tensor | None, kind: str) -> Tensor | float:
     """The factor that a learned scale stands for.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .config import AttentionPromptConfig
 from .families import head_dimensions, patch_elements
-from .functional import effective_prompts, published_bound
+from .functional import effective_prompts, neutral_scale, published_bound
 from .interface import PromptedConfig
 
 
@@ -85,7 +85,7 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
             for prompts in (key, value):
                 nn.init.uniform_(prompts, -bound, bound)
         if scale is not None:
-            neutral = 0.0 if config.reparameterization == "softplus" else 1.0
+            neutral = neutral_scale(config.reparameterization)
             if config.init_weights is False:
                 nn.init.uniform_(scale, neutral - 0.5, neutral + 0.5)
             else:
