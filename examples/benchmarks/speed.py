@@ -4,8 +4,9 @@
     python examples/benchmarks/speed.py --layers 12 --batch 2 --device cuda --dtype bfloat16
 
 Sides: the bare backbone, attention prompts (this package), LoRA r = 8 on query and value (PEFT's own), full tuning,
-and eager attention over concatenated keys and values, which is the published design. Each round runs every side once, in an order that changes from round to round; a ratio is
-the median over rounds of the ratio within a round, so that a busy machine slows both sides alike.
+and eager attention over concatenated keys and values, which is the published design. Each round runs every side once,
+in an order that changes from round to round; a ratio is the median over rounds of the ratio within a round, so that a
+busy machine slows both sides alike.
 """
 
 import argparse
