@@ -255,13 +255,21 @@ def score_all(
                 targets.append(batch.get("labels", torch.full((len(clips),), -1)))
     finally:
         model.train(was_training)
-    scores = torch.cat(rows)
+    return finite(torch.cat(rows)), torch.cat(targets)
+
+
+def finite(scores: Tensor) -> Tensor:
+    """The scores (clips, labels) as they are.
+
+    Raises:
+        CheckpointError: scores are NaN.
+    """
     if bad := int((~scores.isfinite()).any(dim=1).sum()):
         raise CheckpointError(
             f"scores ({bad} of {len(scores)} clips) must be finite, but the model's are NaN: its weights are damaged, or "
             "its training has diverged. Train again with a lower --lr, or copy the weights again."
         )
-    return scores, torch.cat(targets)
+    return scores
 
 
 @contextmanager

@@ -1,29 +1,21 @@
 """An adapter folder -> scores: what `apt-peft evaluate` and `apt-peft predict` do, in a process of its own."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import PeftConfig, PeftModel
-
-from apt_peft.checkpoints.adapter import load_adapter
-from apt_peft.errors import CheckpointError, ConfigError, DataError
+from apt_peft.errors import ConfigError, DataError
 from apt_peft.evaluation import EvaluationResult, evaluate, score_all
+from apt_peft.opening import Adapter, open_adapter, open_adapters
 from apt_peft.settings import INTEGER, NUMBERS, SWITCH, TEXT, Settings, at_least, setting
-from apt_peft.training.base import frames_and_size, is_lost_folder, open_base, quiet, weights_fingerprint
-from apt_peft.training.clips import ClipSettings, clip_settings
 from apt_peft.training.data import clip_name, unreadable_error, video_dataset
-from apt_peft.training.record import EVALUATION, Run, read_run
+from apt_peft.training.record import EVALUATION
 from apt_peft.video import Clip, keep_readable, read_data
 from apt_peft.video.clip import VIDEO_SUFFIXES
 from apt_peft.video.data import LABELS_FILE
 
-logger = logging.getLogger(__name__)
 WHAT, CLIPS, MACHINE = "what", "clips (default: as the adapter was trained)", "machine"
-BATCH_SIZE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,103 +90,6 @@ class PredictSettings(ScoringSettings):
     clips: str = setting(TEXT, "a video, or a folder of them", group=WHAT, positional=True, metavar="CLIP_OR_FOLDER")
     top_k: int = setting(INTEGER, "labels to show a clip", 5, rule=at_least(1), group=WHAT)
     json: bool = setting(SWITCH, "print JSON", False, group=WHAT)
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter ready to score.
-
-    Args:
-        model: backbone, prompts and head on their device, in eval mode.
-        labels: class names in label order.
-        clips: how videos become clips.
-        precision: of the forward pass.
-        batch_size: clips x views of one.
-    """
-
-    model: PeftModel
-    labels: tuple[str, ...]
-    clips: ClipSettings
-    precision: str
-    batch_size: int
-
-
-def open_adapter(settings: ScoringSettings) -> Adapter:
-    """Load an adapter with its backbone, its labels and the way its clips are made.
-
-    Args:
-        settings: adapter, backbone and what overrides the adapter's run.json.
-
-    Returns:
-        What can score clips.
-
-    Raises:
-        CheckpointError: adapter or backbone cannot be read.
-        ConfigError: flags that the backbone cannot follow.
-    """
-    try:
-        config = PeftConfig.from_pretrained(settings.adapter)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(
-            f"adapter ({settings.adapter}) must be a folder or a name on the Hub with an adapter_config.json, but: {reason}"
-        ) from None
-    run = read_run(settings.adapter)
-    name = settings.model or config.base_model_name_or_path
-    if name is None:
-        raise CheckpointError(f"adapter ({settings.adapter}) must name its backbone, but it names none. Add --model.")
-    if settings.model is None and _is_lost(name, run):
-        place = "" if Path(name).is_absolute() else f" in {Path.cwd()}"
-        raise CheckpointError(
-            f"adapter ({settings.adapter}) must find the backbone that it names, but there is no folder {name}{place}. "
-            "Give its place by --model."
-        )
-    own = getattr(config, "id2label", None)
-    labels = tuple(own[index] for index in range(len(own))) if own else None
-    try:
-        base = open_base(name, labels=labels, mean_pooling="fc_norm" in (config.modules_to_save or []))
-    except CheckpointError as error:
-        if settings.model is not None:
-            raise
-        raise CheckpointError(
-            f"{error} The adapter names this backbone; give another place of it by --model."
-        ) from None
-    _check_backbone(base, name, settings, run)
-    frames, size = frames_and_size(base.config)
-    clips = clip_settings(settings, model=name, frames=frames, size=size, trained=run.clips if run else None)
-    with quiet():
-        model = load_adapter(base, settings.adapter, name=name, config=config)
-    on_gpu = settings.device == "auto" and torch.cuda.is_available()
-    model.to("cuda" if on_gpu else "cpu").eval()
-    names: dict[int, str] = model.config.id2label
-    return Adapter(
-        model=model,
-        labels=tuple(names[index] for index in range(len(names))),
-        clips=clips,
-        precision=run.precision if run else "float32",
-        batch_size=settings.batch_size or (run.batch_size if run else BATCH_SIZE),
-    )
-
-
-def _check_backbone(base: torch.nn.Module, name: str, settings: ScoringSettings, run: Run | None) -> None:
-    """Compare the backbone's weights with those that the adapter was trained on, where run.json knows them."""
-    trained = run.values.get("backbone", {}).get("fingerprint") if run else None
-    found = weights_fingerprint(base)
-    if trained in (None, found):
-        return
-    differ = f"its weights have the fingerprint {found}, those of training had {trained}"
-    if settings.model is None:
-        raise CheckpointError(
-            f"backbone ({name}) must be the one that adapter ({settings.adapter}) was trained on, but {differ}. "
-            "Give the place of the right one by --model."
-        )
-    logger.warning("%s is not the backbone that the adapter was trained on: %s.", name, differ)
-
-
-def _is_lost(name: str, run: Run | None) -> bool:
-    """Whether an adapter's backbone was a folder and is not there; the Hub would be asked for its name in vain."""
-    was_local = run is not None and run.values.get("backbone", {}).get("local")
-    return is_lost_folder(name) or bool(was_local and not Path(name).is_dir())
 
 
 def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str, str | None]:
@@ -321,4 +216,12 @@ def _videos(place: Path) -> list[Path]:
     return found
 
 
-__all__ = ["EvaluateSettings", "PredictSettings", "evaluate_adapter", "open_adapter", "predict"]
+__all__ = [
+    "Adapter",
+    "EvaluateSettings",
+    "PredictSettings",
+    "evaluate_adapter",
+    "open_adapter",
+    "open_adapters",
+    "predict",
+]

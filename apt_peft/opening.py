@@ -1,0 +1,210 @@
+"""Adapters with their backbone, their labels and the way their clips are made, ready to score."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftConfig, PeftModel
+
+from apt_peft.checkpoints.adapter import load_adapter
+from apt_peft.errors import CheckpointError, ConfigError
+from apt_peft.evaluation import finite, score
+from apt_peft.training.base import (
+    frames_and_size,
+    is_lost_folder,
+    open_base,
+    quiet,
+    read_config,
+    weights_fingerprint,
+)
+from apt_peft.training.clips import ClipSettings, clip_settings
+from apt_peft.training.record import Run, read_run
+
+if TYPE_CHECKING:
+    from apt_peft.scoring import ScoringSettings
+
+logger = logging.getLogger(__name__)
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter ready to score.
+
+    Args:
+        model: backbone, prompts and head on their device, in eval mode; several adapters may share one.
+        labels: class names in label order.
+        clips: how videos become clips.
+        precision: of the forward pass.
+        batch_size: clips x views of one.
+        name: of the adapter in the model.
+    """
+
+    model: PeftModel
+    labels: tuple[str, ...]
+    clips: ClipSettings
+    precision: str
+    batch_size: int
+    name: str = "default"
+
+    @torch.no_grad()
+    def score(self, clips: torch.Tensor) -> torch.Tensor:
+        """Score some clips by this adapter, whichever of the model's was used last.
+
+        Args:
+            clips: float32 (clips, views, T, C, height, width).
+
+        Returns:
+            (clips, labels): softmax of each view, mean over the views; float32 on the CPU.
+
+        Raises:
+            CheckpointError: scores are NaN.
+        """
+        self.model.set_adapter(self.name)
+        device = next(self.model.parameters()).device
+        return finite(score(self.model, clips.to(device), batch_size=self.batch_size, precision=self.precision))
+
+
+def open_adapter(settings: "ScoringSettings") -> Adapter:
+    """Load an adapter with its backbone, its labels and the way its clips are made.
+
+    Args:
+        settings: adapter, backbone and what overrides the adapter's run.json.
+
+    Returns:
+        What can score clips.
+
+    Raises:
+        CheckpointError: adapter or backbone cannot be read.
+        ConfigError: flags that the backbone cannot follow.
+    """
+    return open_adapters({"default": settings})["default"]
+
+
+def open_adapters(settings: Mapping[str, "ScoringSettings"]) -> dict[str, Adapter]:
+    """Load several adapters onto one backbone, which is read once.
+
+    Args:
+        settings: the name that an adapter gets in the model -> what `open_adapter` takes.
+
+    Returns:
+        What can score clips, by name; all share one model.
+
+    Raises:
+        CheckpointError: an adapter or the backbone cannot be read, or an adapter was trained on other weights.
+        ConfigError: adapters of different backbones, flags that the backbone cannot follow, or a name that PEFT
+            cannot use.
+    """
+    wrong = [name for name in settings if "." in name or not name]
+    if wrong:
+        raise ConfigError(f"adapter names ({wrong}) must have no dots and not be empty: they become names of modules.")
+    opened: dict[str, Adapter] = {}
+    model: Any = None
+    for adapter_name, flags in settings.items():
+        config, run, backbone = _read_files(flags)
+        mean_pooling = "fc_norm" in (config.modules_to_save or [])
+        if model is None:
+            first, model = (flags.adapter, backbone), _open_backbone(backbone, flags, config, mean_pooling)
+            pooling, found = getattr(model.config, "use_mean_pooling", mean_pooling), weights_fingerprint(model)
+        else:
+            _check_shared(*first, pooling, flags.adapter, backbone, mean_pooling, run)
+        _check_backbone(found, first[1], flags, run)
+        frames, size = frames_and_size(model.config)
+        clips = clip_settings(flags, model=backbone, frames=frames, size=size, trained=run.clips if run else None)
+        with quiet():
+            model = load_adapter(model, flags.adapter, name=backbone, config=config, adapter_name=adapter_name)
+        model.set_adapter(adapter_name)
+        names: dict[int, str] = model.config.id2label
+        opened[adapter_name] = Adapter(
+            model=model,
+            labels=tuple(names[index] for index in range(len(names))),
+            clips=clips,
+            precision=run.precision if run else "float32",
+            batch_size=flags.batch_size or (run.batch_size if run else BATCH_SIZE),
+            name=adapter_name,
+        )
+        on_gpu = flags.device == "auto" and torch.cuda.is_available()
+        model.to("cuda" if on_gpu else "cpu").eval()
+    return opened
+
+
+def _read_files(settings: "ScoringSettings") -> tuple[Any, Run | None, str]:
+    """An adapter's config, its run.json if there is one, and the name of its backbone."""
+    try:
+        config: Any = PeftConfig.from_pretrained(settings.adapter)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(
+            f"adapter ({settings.adapter}) must be a folder or a name on the Hub with an adapter_config.json, but: {reason}"
+        ) from None
+    run = read_run(settings.adapter)
+    name = settings.model or config.base_model_name_or_path
+    if name is None:
+        raise CheckpointError(f"adapter ({settings.adapter}) must name its backbone, but it names none. Add --model.")
+    if settings.model is None and _is_lost(name, run):
+        place = "" if Path(name).is_absolute() else f" in {Path.cwd()}"
+        raise CheckpointError(
+            f"adapter ({settings.adapter}) must find the backbone that it names, but there is no folder {name}{place}. "
+            "Give its place by --model."
+        )
+    return config, run, name
+
+
+def _open_backbone(name: str, settings: "ScoringSettings", config: Any, mean_pooling: bool) -> torch.nn.Module:
+    own = getattr(config, "id2label", None)
+    labels = tuple(own[index] for index in range(len(own))) if own else None
+    try:
+        return open_base(name, labels=labels, mean_pooling=mean_pooling)
+    except CheckpointError as error:
+        if settings.model is not None:
+            raise
+        raise CheckpointError(
+            f"{error} The adapter names this backbone; give another place of it by --model."
+        ) from None
+
+
+def _check_shared(
+    first: str, backbone: str, pooling: bool, adapter: str, name: str, mean_pooling: bool, run: Run | None
+) -> None:
+    """Refuse a further adapter of another backbone, as far as names tell, or of another pooling."""
+    if not _same_place(name, backbone) and _trained_fingerprint(run) is None:
+        raise ConfigError(
+            f"adapters ({first}, {adapter}) must share one backbone, but the first names {backbone} and the second {name}. "
+            "Score them apart, or name one backbone for both by --model."
+        )
+    if (mean_pooling or getattr(read_config(name), "use_mean_pooling", mean_pooling)) != pooling:
+        raise ConfigError(
+            f"adapters ({first}, {adapter}) must pool alike, but one classifies from the mean of the tokens and one from the "
+            "first token. Score them apart."
+        )
+
+
+def _same_place(one: str, other: str) -> bool:
+    return one == other or (Path(one).is_dir() and Path(other).is_dir() and Path(one).samefile(other))
+
+
+def _trained_fingerprint(run: Run | None) -> str | None:
+    return run.values.get("backbone", {}).get("fingerprint") if run else None
+
+
+def _check_backbone(found: str, name: str, settings: "ScoringSettings", run: Run | None) -> None:
+    """Compare the backbone's weights with those that the adapter was trained on, where run.json knows them."""
+    trained = _trained_fingerprint(run)
+    if trained in (None, found):
+        return
+    differ = f"its weights have the fingerprint {found}, those of training had {trained}"
+    if settings.model is None:
+        raise CheckpointError(
+            f"backbone ({name}) must be the one that adapter ({settings.adapter}) was trained on, but {differ}. "
+            "Give the place of the right one by --model."
+        )
+    logger.warning("%s is not the backbone that the adapter was trained on: %s.", name, differ)
+
+
+def _is_lost(name: str, run: Run | None) -> bool:
+    """Whether an adapter's backbone was a folder and is not there; the Hub would be asked for its name in vain."""
+    was_local = run is not None and run.values.get("backbone", {}).get("local")
+    return is_lost_folder(name) or bool(was_local and not Path(name).is_dir())
