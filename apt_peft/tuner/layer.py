@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from .config import AttentionPromptConfig
 from .families import head_dimensions, patch_elements
 from .functional import effective_prompts, neutral_scale, published_bound
+from .heads import HeadWrapper
 from .interface import PromptedConfig
 
 
@@ -26,6 +27,7 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
 
     adapter_layer_names = ("attention_prompt_key", "attention_prompt_value", "attention_prompt_scale")
     other_param_names = ("prompt_dropout", "reparameterization", "awaits_data")
+    heads: tuple[HeadWrapper, ...] = ()  # of the model; a tuple, so that they are no children
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: AttentionPromptConfig) -> None:
         super().__init__()
@@ -126,6 +128,19 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
             effective_prompts(self.attention_prompt_key[name], scales[0], kind, dropout, self.training),
             effective_prompts(self.attention_prompt_value[name], scales[1], kind, dropout, self.training),
         )
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Let adapters act, and be trained unless `inference_mode`; refused first where two of them bring a head."""
+        for head in self.heads:
+            head.check_set_adapter(adapter_names)
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Switch the prompts on or off, and the heads on with them: transformers' own mixin forgets those."""
+        super().enable_adapters(enabled)
+        for head in self.heads:
+            if enabled and head.disable_adapters:
+                head.enable_adapters(True)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The wrapped module's own forward."""

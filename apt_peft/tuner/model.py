@@ -11,11 +11,12 @@ import torch.nn as nn
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from transformers import PreTrainedModel
 
 from ..errors import TargetError
 from .config import AttentionPromptConfig
 from .families import DEFAULT_PATTERNS, FAMILIES, candidates, heads_of, model_type, uses_attention_interface
-from .heads import fit_label_head, label_head_name, label_names, show_labels
+from .heads import HeadWrapper, adopt_heads, label_head_name, labels_of
 from .layer import AttentionPromptLayer
 
 TEXT_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM", "SEQ_2_SEQ_LM")
@@ -43,10 +44,6 @@ class AttentionPromptModel(BaseTuner):
         dict[str, list[str]]
     ] = {}  # `families.py` stands in for it: it knows regular expressions
 
-    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
-        self._base_labels = label_names(model)
-        super().__init__(model, *args, **kwargs)
-
     # ------------------------------------------------------------------------------------------------ injection
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -63,9 +60,8 @@ class AttentionPromptModel(BaseTuner):
         finally:
             if without_prompts:
                 config.target_modules = []
-        if config.id2label is not None:
-            fit_label_head(model, adapter_name, config.modules_to_save or [], len(config.id2label))
-        self._show_active_labels()
+        adopt_heads(model, adapter_name, config.modules_to_save or [], config.id2label)
+        self._link_heads(config.inference_mode)
 
     def _complete_config(self, config: AttentionPromptConfig, model: nn.Module) -> None:
         if config.target_modules is None:
@@ -82,7 +78,10 @@ class AttentionPromptModel(BaseTuner):
                     stacklevel=2,
                 )
         if config.id2label is None and label_head_name(model, config.modules_to_save):
-            config.id2label = self._base_labels
+            config.id2label = labels_of(model).of_base
+        if config.auto_mapping is None and isinstance(model, PreTrainedModel):
+            # PeftModel writes it when it saves; the mixin does not, and AutoPeftModel would not know what to load
+            config.auto_mapping = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
 
     def _check_targets(self, config: AttentionPromptConfig, model: nn.Module, by_name: bool) -> None:
         """Refuse, before anything is wrapped, what cannot work. A state dict may tell the targets instead of names."""
@@ -98,6 +97,8 @@ class AttentionPromptModel(BaseTuner):
                 f"name. Its top modules are {[name for name, _ in model.named_children()]}."
                 + (" Load the model with use_mean_pooling=True." if "fc_norm" in missing else "")
             )
+        if label_head_name(model, config.modules_to_save or []) is None:
+            self._check_labels_without_head(config, model)
         inside = tuple(key + "." for key, module in model.named_modules() if isinstance(module, BaseTunerLayer))
         matched = {
             key: module
@@ -117,6 +118,17 @@ class AttentionPromptModel(BaseTuner):
             raise TargetError(
                 f"Target modules {config.target_modules} not found in the base model. Please check the target modules and "
                 f"try again. In {type(model).__name__} these can take prompts: {candidates(model) or 'none'}."
+            )
+
+    @staticmethod
+    def _check_labels_without_head(config: AttentionPromptConfig, model: nn.Module) -> None:
+        own, names = labels_of(model).of_base, config.id2label
+        unsaved = not config.modules_to_save or model_type(model) in FAMILIES
+        if unsaved and own is not None and names is not None and names != own:
+            raise TargetError(
+                f"id2label ({len(names)} names) must be of a head that is saved, but modules_to_save "
+                f"({config.modules_to_save}) has none that gives labels. Leave out id2label for the base's own labels, or "
+                "modules_to_save for the model's head."
             )
 
     def _check_layer_range(self, config: AttentionPromptConfig, model: nn.Module) -> None:
@@ -180,17 +192,28 @@ class AttentionPromptModel(BaseTuner):
             new_module = child.original_module
         setattr(parent, child_name, new_module)
 
-    # --------------------------------------------------------------------------------- adapters and their labels
+    # ---------------------------------------------------------------------------------- adapters and their heads
 
-    def set_adapter(self, adapter_name: str | list[str], *args: Any, **kwargs: Any) -> None:
-        """Activate adapters, and show the labels of the one that brings a head."""
-        super().set_adapter(adapter_name, *args, **kwargs)
-        self._show_active_labels()
+    def _link_heads(self, inference_mode: bool) -> None:
+        """Let all heads use the active adapter, and let the prompts switch them on again.
+
+        transformers' own mixin leaves the heads to PEFT, which forgets them: a second adapter that it loads would get its
+        prompts and the base's head, and after `enable_adapters()` the heads would stay off.
+        """
+        heads = tuple(module for module in self.model.modules() if isinstance(module, HeadWrapper))
+        for head in heads:
+            wanted = [name for name in self.active_adapters if name in head.modules_to_save]
+            head.set_adapter(wanted, inference_mode) if head.active_adapters != wanted else head.show_labels()
+        for module in self.model.modules():
+            if isinstance(module, AttentionPromptLayer):
+                module.heads = heads
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter; another one, if there is any, becomes the active one."""
         super().delete_adapter(adapter_name)
-        self._show_active_labels()
+        if not self.active_adapters:  # of heads only: PEFT asks prompts alone which adapter is next
+            used = (head.active_adapters for head in self.model.modules() if isinstance(head, HeadWrapper))
+            self.active_adapter: str | list[str] = next(used, [])
 
     def unload(self) -> nn.Module:
         """Take all adapters off.
@@ -198,24 +221,10 @@ class AttentionPromptModel(BaseTuner):
         Returns:
             The base model with its own modules, configs and labels; its own head, too, not an adapter's.
         """
+        labels = labels_of(self.model)
         model = super().unload()
-        show_labels(model, self._base_labels)
+        labels.show(None)
         return model
-
-    def _enable_adapter_layers(self, enabled: bool = True) -> None:
-        super()._enable_adapter_layers(enabled)
-        if enabled:
-            self._show_active_labels()
-        else:
-            show_labels(self.model, self._base_labels)
-
-    def enable_adapter_layers(self) -> None:
-        """Let the active adapters act again, and show their labels."""
-        self._enable_adapter_layers(enabled=True)
-
-    def _show_active_labels(self) -> None:
-        names = (self.peft_config[a].id2label for a in self.active_adapters if a in self.peft_config)
-        show_labels(self.model, next((n for n in names if n is not None), self._base_labels))
 
     # -------------------------------------------------------------------------------------- what PEFT may ask for
 

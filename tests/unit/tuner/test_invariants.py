@@ -191,13 +191,6 @@ def test_shared_and_per_head_prompts_act_together():
     assert torch.equal(keys[:, :5], shared[0][0].expand(2, 5, 16))
 
 
-def test_several_adapters_with_a_head_each_are_refused_by_peft():
-    model = prompted()
-    model.add_adapter("second", AttentionPromptConfig(num_prompt_tokens=2))
-    with pytest.raises(ValueError, match="Only one adapter can be set at a time for ModulesToSaveWrapper"):
-        model.base_model.set_adapter(["default", "second"])
-
-
 @pytest.mark.parametrize(
     "copier", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"]
 )
