@@ -13,6 +13,7 @@ from peft.utils.other import ModulesToSaveWrapper
 
 from ..errors import ConfigError
 from .families import FAMILIES, model_type
+from .storage import take_out_of_offloading
 
 
 class HeadWrapper(ModulesToSaveWrapper):
@@ -55,6 +56,21 @@ class HeadWrapper(ModulesToSaveWrapper):
         if self.labels is not None:
             self.labels.by_adapter.pop(adapter_name, None)
         self.show_labels()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        """Also where loading replaces tensors (`low_cpu_mem_usage=True`), a copy keeps the dtype that its base computes in.
+
+        A state dict that holds the base's own head, too, is of a whole model, and stays as it is.
+        """
+        if local_metadata.get("assign_to_params_buffers"):
+            for name, there in self.modules_to_save.named_parameters():
+                key, own = f"{prefix}modules_to_save.{name}", f"{prefix}original_module.{name.partition('.')[2]}"
+                value = state_dict.get(key)
+                if isinstance(value, torch.Tensor) and value.is_floating_point() and own not in state_dict:
+                    state_dict[key] = value.to(there.dtype)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _mine(self, names: str | list[str]) -> list[str]:
         """Those of some adapters that have a copy here: one, or none."""
@@ -170,6 +186,7 @@ def adopt_heads(model: nn.Module, adapter_name: str, saved: list[str], names: di
     for wrapper in wrappers.values():
         if type(wrapper) is ModulesToSaveWrapper:  # PEFT chose the class itself; only behaviour is added to it
             wrapper.__class__ = HeadWrapper
+        take_out_of_offloading(wrapper.modules_to_save[adapter_name])
     if names is None or not wrappers:
         return
     label_head = wrappers.get(label_head_name(model, saved) or "")

@@ -14,6 +14,7 @@ from .families import head_dimensions, patch_elements
 from .functional import effective_prompts, neutral_scale, published_bound
 from .heads import HeadWrapper
 from .interface import PromptedConfig
+from .storage import PromptDict, onloaded, place_for_prompts, take_out_of_offloading
 
 
 class AttentionPromptLayer(nn.Module, BaseTunerLayer):
@@ -32,10 +33,10 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: AttentionPromptConfig) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.attention_prompt_key = nn.ParameterDict()  # (P, D) or (H, P, D) each
-        self.attention_prompt_value = nn.ParameterDict()  # likewise
+        self.attention_prompt_key = PromptDict()  # (P, D) or (H, P, D) each
+        self.attention_prompt_value = PromptDict()  # likewise
         # (2, P) or (2, H, P), row 0 for keys: kept at two dimensions and more, since weight decay acts on it
-        self.attention_prompt_scale = nn.ParameterDict()
+        self.attention_prompt_scale = PromptDict()
         self.prompt_dropout: dict[str, float] = {}
         self.reparameterization: dict[str, str] = {}
         self.awaits_data: dict[str, bool] = {}
@@ -53,6 +54,8 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: AttentionPromptConfig) -> None:
         """Add an adapter's prompts, on the device and in the dtype of the wrapped module."""
+        for container in self._containers():
+            take_out_of_offloading(container)  # Accelerate's hooks know those tensors only that it found
         heads, dim = head_dimensions(self.base_layer)
         shape: tuple[int, ...] = (config.num_prompt_tokens, dim)
         if not config.share_prompts_across_heads:
@@ -147,7 +150,13 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
         # A replica of nn.DataParallel shares the original's view, whose prompts are on another device
         if self.base_layer.config.prompt_layer is not self:
             self.base_layer.config = PromptedConfig(self.real_config, self)
-        return self.base_layer(*args, **kwargs)
+        if not any(hasattr(container, "_hf_hook") for container in self._containers()):
+            return self.base_layer(*args, **kwargs)
+        with onloaded(self._containers()):
+            return self.base_layer(*args, **kwargs)
+
+    def _containers(self) -> list[PromptDict]:
+        return [getattr(self, name) for name in self.adapter_layer_names]
 
     def detach(self) -> nn.Module:
         """Give the wrapped module its own config back.
@@ -159,12 +168,19 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
         return self.base_layer
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
-        """An attention has no weight of its own; its first floating-point parameter tells (quantized ones don't)."""
-        parameters = list(base_layer.parameters())
-        floating = next((p for p in parameters if p.is_floating_point()), None)
-        if floating is not None:
-            return floating.device, floating.dtype
-        return (parameters[0].device if parameters else None), None
+        return place_for_prompts(base_layer)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """Move loaded prompts to where the base computes, in the dtype that they were asked for in.
+
+        Not to `meta`, where the base is still empty: they would be lost.
+        """
+        device = device or place_for_prompts(self.base_layer)[0]
+        if device is None or device.type == "meta":
+            return
+        for container in self._containers():
+            if adapter_name in container and not container[adapter_name].is_meta:
+                container[adapter_name] = container[adapter_name].to(device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -18,6 +18,7 @@ from .config import AttentionPromptConfig
 from .families import DEFAULT_PATTERNS, FAMILIES, candidates, heads_of, model_type, uses_attention_interface
 from .heads import HeadWrapper, adopt_heads, label_head_name, labels_of
 from .layer import AttentionPromptLayer
+from .storage import is_left_on_disk
 
 TEXT_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM", "SEQ_2_SEQ_LM")
 
@@ -112,6 +113,12 @@ class AttentionPromptModel(BaseTuner):
                 f"target_modules matches {_shorten(wrong)} ({', '.join(kinds)}), but prompts can only go to an attention "
                 "that looks its implementation up in transformers' attention interface. "
                 f"In {type(model).__name__} these can: {candidates(model) or 'none'}."
+            )
+        if any(is_left_on_disk(module, model) for module in matched.values()):
+            raise TargetError(
+                "hf_device_map of the model must not name the disk here, but PEFT has taken off the hooks that read its "
+                "weights from there, and cannot put them back around an attention. Load the model again, and use "
+                "AutoPeftModelForVideoClassification, or `del model.hf_device_map` before PeftModel.from_pretrained."
             )
         self._check_layer_range(config, model)
         if by_name and not matched and config.target_modules != [] and not config.exclude_modules:
