@@ -129,6 +129,15 @@ def test_missing_prompts_are_warned_of(saved, tmp_path):
 # ---------------------------------------------------------------------------------------------- devices and dtypes
 
 
+@pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+def test_a_float32_state_dict_for_an_injected_half_precision_model(saved, low_cpu_mem_usage):
+    config, base = AttentionPromptConfig(**SETTINGS), tiny_videomae().bfloat16()
+    model = inject_adapter_in_model(config, base, low_cpu_mem_usage=low_cpu_mem_usage)
+    set_peft_model_state_dict(model, inner(saved[1]), low_cpu_mem_usage=low_cpu_mem_usage)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}  # PEFT's autocast belongs to PeftModel
+    assert torch.allclose(model.eval()(clips().bfloat16()).logits.float(), saved[2], atol=0.1)
+
+
 @pytest.mark.parametrize("is_trainable", [False, True])
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 @pytest.mark.parametrize("autocast_adapter_dtype", [False, True])
