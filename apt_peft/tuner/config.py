@@ -1,7 +1,6 @@
 """The settings of Attention Prompt Tuning, each checked when the config is made."""
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from peft.utils import PeftType
 
 from ..errors import ConfigError
 from .families import DEFAULT_PATTERNS
+from .limits import expression_problem, shortened, size_problems
 
 FORMAT_VERSION = 1
 MAX_PROMPT_TOKENS = 65_536
@@ -82,6 +82,8 @@ class AttentionPromptConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType.ATTENTION_PROMPT  # type: ignore[attr-defined]
+        if too_large := list(size_problems(self)):
+            raise ConfigError(" ".join(too_large))
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), set | tuple):
                 setattr(self, name, sorted(getattr(self, name)))
@@ -91,7 +93,7 @@ class AttentionPromptConfig(PeftConfig):
             self.id2label = {int(k) if str(k).isdecimal() else k: v for k, v in self.id2label.items()}
         problems = list(self._problems())
         if problems:
-            raise ConfigError(" ".join(problems))
+            raise ConfigError(" ".join(map(shortened, problems)))
 
     def _problems(self) -> Iterable[str]:
         """Every rule that a value breaks, as a sentence."""
@@ -139,8 +141,12 @@ class AttentionPromptConfig(PeftConfig):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str) and not _is_list_of_names(value):
                 yield f"{name} ({value!r}) must be a list of names or a string."
-            elif isinstance(value, str) and name != "layers_pattern" and not _is_regular_expression(value):
-                yield f"{name} ({value!r}) must be a valid regular expression when it is a string. Pass a list to give names."
+            elif isinstance(value, str) and name != "layers_pattern" and (problem := expression_problem(value)):
+                yield f"{name} ({value!r}) must {problem}"
+        patterns = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern or []
+        for pattern in patterns:  # PEFT puts it into an expression
+            if isinstance(pattern, str) and (problem := expression_problem(rf"(?:^|.*?\.){pattern}\.\d+\.")):
+                yield f"layers_pattern ({pattern!r}) must {problem}"
         layers = self.layers_to_transform
         if layers is None:
             if self.layers_pattern:
@@ -179,11 +185,3 @@ def _is_number(value: Any) -> bool:
 
 def _is_list_of_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
-
-
-def _is_regular_expression(value: str) -> bool:
-    try:
-        re.compile(value)
-    except re.error:
-        return False
-    return True

@@ -14,6 +14,7 @@ from .families import head_dimensions, patch_elements
 from .functional import effective_prompts, neutral_scale, published_bound
 from .heads import HeadWrapper
 from .interface import PromptedConfig
+from .limits import refuse_unusable
 from .storage import PromptDict, onloaded, place_for_prompts, take_out_of_offloading
 
 
@@ -183,6 +184,7 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
                 container[adapter_name] = container[adapter_name].to(device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        refuse_unusable({k: v for k, v in state_dict.items() if k.startswith(f"{prefix}attention_prompt_")})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         for name in self.awaits_data:  # loaded prompts need no calibration any more
             if f"{prefix}attention_prompt_key.{name}" in state_dict:

@@ -18,6 +18,7 @@ from .config import AttentionPromptConfig
 from .families import DEFAULT_PATTERNS, FAMILIES, candidates, heads_of, model_type, uses_attention_interface
 from .heads import HeadWrapper, adopt_heads, label_head_name, labels_of
 from .layer import AttentionPromptLayer
+from .limits import check_memory
 from .storage import is_left_on_disk
 
 TEXT_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM", "SEQ_2_SEQ_LM")
@@ -121,6 +122,7 @@ class AttentionPromptModel(BaseTuner):
                 "AutoPeftModelForVideoClassification, or `del model.hf_device_map` before PeftModel.from_pretrained."
             )
         self._check_layer_range(config, model)
+        check_memory(config, model, matched.values())
         if by_name and not matched and config.target_modules != [] and not config.exclude_modules:
             raise TargetError(
                 f"Target modules {config.target_modules} not found in the base model. Please check the target modules and "
