@@ -13,7 +13,7 @@ from transformers import ViTConfig, ViTModel
 
 from apt_peft import AttentionPromptConfig, CheckpointError, ConfigError
 from apt_peft.tuner.families import DEFAULT_PATTERNS
-from apt_peft.tuner.limits import expression_problem, shortened
+from apt_peft.tuner.limits import expression_problem
 
 SLOW = (
     "be a regular expression that is quick to try, but repeats in repeats, or too many of them, could try a name "
@@ -69,10 +69,10 @@ def test_expressions_that_people_write_pass_and_are_quick(expression):
         re.fullmatch(expression, name)
 
 
-@pytest.mark.parametrize("expression", ["(", "(?:" * 450 + ")" * 450, "a{99999999999999999999}"])
+@pytest.mark.parametrize("expression", ["(", "a{99999999999999999999}"])
 def test_expressions_that_are_none(expression):
     rule = "must be a valid regular expression when it is a string. Pass a list to give names."
-    with raises_exactly(ConfigError, shortened(f"target_modules ({expression!r}) {rule}")):
+    with raises_exactly(ConfigError, f"target_modules ({expression!r}) {rule}"):
         AttentionPromptConfig(target_modules=expression)
 
 
