@@ -1,7 +1,7 @@
 """One tiny random model of each architecture that apt_peft knows, by model type: the rows of every test that walks them.
 
-    for name in AVAILABLE:
-        model, inputs = build(name), ARCHITECTURES[name].inputs()
+for name in AVAILABLE:
+    model, inputs = build(name), ARCHITECTURES[name].inputs()
 """
 
 from collections.abc import Callable
@@ -41,13 +41,18 @@ def spectrograms(batch: int = 2, seed: int = 1) -> Inputs:
     return {"input_values": random(batch, 24, 16, seed=seed)}
 
 
+def videos_and_texts(batch: int = 2, seed: int = 1) -> Inputs:
+    texts = torch.arange(batch * 5).reshape(batch, 5) % 97 + 2
+    return videos("pixel_values_videos", frames=3)(batch, seed) | {"input_ids": texts}
+
+
 class Architecture(NamedTuple):
     """What a test must know of one architecture."""
 
     model: str  # class in transformers
     settings: dict[str, Any]  # of its config
     inputs: Callable[..., Inputs]  # (batch=2, seed=1) -> arguments of forward, float32
-    attentions: str  # the modules that get prompts by default, with * for the layers
+    attentions: str  # the modules that get prompts by default, as a pattern of fnmatch
     layers: int = 2  # how many modules those are
     heads: tuple[str, ...] = ("classifier",)  # what is trained beside the prompts by default
     labels: bool = True  # whether forward takes labels and gives a loss, over LABELS classes
@@ -65,13 +70,17 @@ SMALL: dict[str, Any] = {
     "patch_size": 8,
     "num_labels": LABELS,
 }
-# frames (3) and patches (2 x 2) differ where both are folded into the batch: a mix-up changes shapes
+# where frames or places are folded into the batch, 3 frames and 2 x 2 places: a mix-up changes shapes
 FOLDED = SMALL | {"num_frames": 3}
 TOWER = {k: v for k, v in SMALL.items() if k != "num_labels"}
-TOWERS = {
-    "vision_config": TOWER,
-    "text_config": TOWER | {"vocab_size": 99, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
-    "num_labels": LABELS,
+TEXT = TOWER | {"vocab_size": 99, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+TOWERS = {"vision_config": TOWER, "text_config": TEXT, "num_labels": LABELS}
+PRISM = {name: SMALL[name] for name in ("hidden_size", "num_attention_heads", "intermediate_size", "image_size")} | {
+    "num_frames": 3,
+    "tubelet_size": [1, 8, 8],
+    "num_spatial_layers": 2,
+    "num_temporal_layers": 1,
+    "attn_logit_softcapping": 2.0,  # low, so that it acts
 }
 TOWERS_2 = {**TOWERS, "vision_config": {k: v for k, v in TOWER.items() if k != "image_size"} | {"num_patches": 4}}
 
@@ -113,6 +122,35 @@ ARCHITECTURES: dict[str, Architecture] = {
         heads=("pooler", "classifier"),
         video=True,
     ),
+    "timesformer": Architecture(
+        "TimesformerForVideoClassification",
+        FOLDED,
+        videos(frames=3),
+        "timesformer.encoder.layer.*.*attention.attention",
+        layers=4,
+        video=True,
+        implementations=("eager",),
+    ),
+    "videoprism_vision_model": Architecture(
+        "VideoPrismForVideoClassification",
+        PRISM | {"num_labels": LABELS},
+        videos("pixel_values_videos", frames=3),
+        "vision_model.*_layers.*.attention",
+        layers=3,
+        heads=("head", "head_layernorm", "classifier"),
+        video=True,
+        implementations=("eager",),
+    ),
+    "videoprism": Architecture(
+        "VideoPrismClipModel",
+        {"vision_config": PRISM, "text_config": TEXT},
+        videos_and_texts,
+        "video_model.vision_model.*_layers.*.attention",
+        layers=3,
+        heads=(),
+        labels=False,
+        implementations=("eager",),
+    ),
     # ---------------------------------------------------------------------------------------------------- images
     "vit": Architecture("ViTForImageClassification", SMALL, images, "vit.layers.*.attention"),
     "deit": Architecture("DeiTForImageClassification", SMALL, images, "deit.layers.*.attention"),
@@ -130,18 +168,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         images,
         "dinov2_with_registers.encoder.layer.*.attention",
     ),
-    "dinov3_vit": Architecture(
-        "DINOv3ViTModel", SMALL, images, "model.layer.*.attention", heads=(), labels=False
-    ),
-    "clip": Architecture(
-        "CLIPForImageClassification", TOWERS, images, "vision_model.encoder.layers.*.self_attn"
-    ),
+    "dinov3_vit": Architecture("DINOv3ViTModel", SMALL, images, "model.layer.*.attention", heads=(), labels=False),
+    "clip": Architecture("CLIPForImageClassification", TOWERS, images, "vision_model.encoder.layers.*.self_attn"),
     "clip_vision_model": Architecture(
         "CLIPVisionModel", TOWER, images, "encoder.layers.*.self_attn", heads=(), labels=False
     ),
-    "siglip": Architecture(
-        "SiglipForImageClassification", TOWERS, images, "vision_model.encoder.layers.*.self_attn"
-    ),
+    "siglip": Architecture("SiglipForImageClassification", TOWERS, images, "vision_model.encoder.layers.*.self_attn"),
     "siglip_vision_model": Architecture(
         "SiglipVisionModel",
         TOWER | {"vision_use_head": False},
@@ -207,6 +239,6 @@ def inputs_for(name: str, batch: int = 2, *, seed: int = 1, dtype: torch.dtype =
 
 
 def output(model: Any, inputs: Inputs) -> Tensor:
-    """Logits, or the last hidden state of a model without a head."""
+    """Logits; the last hidden state of a model without a head; the embeddings of a video beside a text."""
     result = model(**inputs)
-    return result.logits if getattr(result, "logits", None) is not None else result.last_hidden_state
+    return next(result[name] for name in ("logits", "last_hidden_state", "video_embeds") if name in result)

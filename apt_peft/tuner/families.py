@@ -1,7 +1,7 @@
 """What differs from one architecture to the next, as a table: where its self-attention sits, and which heads to train.
 
 A row is needed only for defaults. Any module whose forward goes through transformers' attention interface can be named
-in `target_modules`.
+in `target_modules`, and so can those that have a seam of their own (`seams.py`).
 """
 
 import inspect
@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch.nn as nn
+
+from .seams import seam_of
 
 
 class Family(NamedTuple):
@@ -23,6 +25,8 @@ class Family(NamedTuple):
 _ANYWHERE = r"(?:.*\.)?"
 _VIT = Family(_ANYWHERE + r"layers\.(?P<layer>\d+)\.attention", ("classifier",))
 _DINOV2 = Family(_ANYWHERE + r"encoder\.layer\.(?P<layer>\d+)\.attention", ("classifier",))
+# Both encoders have prompts: each frame by itself, then each place along the frames. `layer` counts in each of the two.
+_VIDEOPRISM = _ANYWHERE + r"(?:spatial|temporal)_layers\.(?P<layer>\d+)\.attention"
 # The text half of CLIP and SigLIP has layers of the same names, below `text_model`, and is causal or masked: not a target.
 _CLIP = Family(r"(?:(?:.*\.)?vision_model\.)?encoder\.layers\.(?P<layer>\d+)\.self_attn", ("classifier",))
 
@@ -30,6 +34,13 @@ FAMILIES: dict[str, Family] = {
     # "attention.attention" alone would hit the decoder of VideoMAEForPreTraining, too
     "videomae": Family(_ANYWHERE + r"encoder\.layer\.(?P<layer>\d+)\.attention\.attention", ("fc_norm", "classifier")),
     "vivit": _VIT,
+    # both attentions of a layer; where they are not divided, the one that there is
+    "timesformer": Family(
+        _ANYWHERE + r"encoder\.layer\.(?P<layer>\d+)\.(?:temporal_)?attention\.attention", ("classifier",)
+    ),
+    # the pooler (`head`) has no prompts: it comes untrained with the backbone, and is trained in full
+    "videoprism_vision_model": Family(_VIDEOPRISM, ("head", "head_layernorm", "classifier")),
+    "videoprism": Family(_VIDEOPRISM, ()),  # with its text half, which is causal: not a target
     # the predictor, and the pooler's own attention, stay without prompts
     "vjepa2": Family(_DINOV2.attention, ("pooler", "classifier")),
     "vit": _VIT,
@@ -68,7 +79,9 @@ def heads_of(model: nn.Module) -> list[str]:
     """
     family = FAMILIES.get(model_type(model) or "")
     # a head that the configuration switches off is None, or an Identity without parameters
-    return [name for name in (family.heads if family else ()) if _has_parameters(getattr(model, name, None))]
+    heads = [name for name in (family.heads if family else ()) if _has_parameters(getattr(model, name, None))]
+    # without a classifier, a pooler or a norm is a part of the backbone (VideoPrism's video model)
+    return heads if any(name.endswith("classifier") for name in heads) else []
 
 
 def _has_parameters(module: object) -> bool:
@@ -91,6 +104,11 @@ def uses_attention_interface(module: nn.Module) -> bool:
     return looks_up and hasattr(getattr(module, "config", None), "_attn_implementation")
 
 
+def can_take_prompts(module: nn.Module) -> bool:
+    """Whether a module is an attention that prompts can be given to: through the interface, or a seam of its own."""
+    return uses_attention_interface(module) or seam_of(module) is not None
+
+
 def candidates(model: nn.Module) -> list[str]:
     """Names of the modules in a model that prompts could go to, numbered ones folded into one name with a count.
 
@@ -100,7 +118,7 @@ def candidates(model: nn.Module) -> list[str]:
     Returns:
         For example `["vit.layers.*.attention (12)"]`.
     """
-    return fold_names(name for name, module in model.named_modules() if name and uses_attention_interface(module))
+    return fold_names(name for name, module in model.named_modules() if name and can_take_prompts(module))
 
 
 def fold_names(names: Iterable[str]) -> list[str]:
@@ -116,7 +134,7 @@ def head_dimensions(attention: nn.Module) -> tuple[int, int]:
     """Read the shape of an attention's keys.
 
     Args:
-        attention: a module that goes through the attention interface.
+        attention: a module that can take prompts, with a config.
 
     Returns:
         Number of key/value heads H, and head dimension D.

@@ -17,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..errors import TargetError
 from .families import forward_function
 from .functional import append_prompts, pad_mask
+from .seams import softmax_attention
 
 if TYPE_CHECKING:
     from .layer import AttentionPromptLayer
@@ -108,7 +109,9 @@ def attention_prompt_forward(
 def _implementation(module: nn.Module, config: Any):
     """The function that the module would have called without us; eager variants differ by modelling file."""
     namespace = forward_function(module).__globals__
-    eager = namespace.get("eager_attention_forward") or sys.modules[type(module).__module__].eager_attention_forward
+    eager = namespace.get("eager_attention_forward") or getattr(
+        sys.modules[type(module).__module__], "eager_attention_forward", softmax_attention
+    )
     interface = namespace.get("ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)
     return interface.get_interface(config._attn_implementation, eager)
 

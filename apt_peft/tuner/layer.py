@@ -13,8 +13,9 @@ from .config import AttentionPromptConfig
 from .families import head_dimensions, patch_elements
 from .functional import effective_prompts, neutral_scale, published_bound
 from .heads import HeadWrapper
-from .interface import PromptedConfig
+from .interface import PromptedConfig, attention_prompt_forward
 from .limits import refuse_unusable
+from .seams import seam_of
 from .storage import PromptDict, onloaded, place_for_prompts, take_out_of_offloading
 
 
@@ -25,13 +26,16 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
         base_layer: the attention module; its config is replaced by a view until `detach`.
         adapter_name: name of the first adapter.
         config: that adapter's settings.
+        model_config: what stands for the module's config where it has none of its own, see `config_around`.
     """
 
     adapter_layer_names = ("attention_prompt_key", "attention_prompt_value", "attention_prompt_scale")
     other_param_names = ("prompt_dropout", "reparameterization", "awaits_data")
     heads: tuple[HeadWrapper, ...] = ()  # of the model; a tuple, so that they are no children
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AttentionPromptConfig) -> None:
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, config: AttentionPromptConfig, *, model_config: Any = None
+    ) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.attention_prompt_key = PromptDict()  # (P, D) or (H, P, D) each
@@ -45,7 +49,9 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name
-        base_layer.config = PromptedConfig(base_layer.config, self)
+        self.seam = seam_of(base_layer)
+        self.lends_config = not hasattr(base_layer, "config")
+        base_layer.config = PromptedConfig(model_config if self.lends_config else base_layer.config, self)
         self.update_layer(adapter_name, config)
 
     @property
@@ -146,15 +152,27 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
             if enabled and head.disable_adapters:
                 head.enable_adapters(True)
 
+    @property
+    def takes_part(self) -> bool:
+        """Whether a forward of the wrapped module needs this layer: to add prompts, or to record keys and values."""
+        if self.recorder is not None:
+            return True
+        return not self.disable_adapters and any(name in self.attention_prompt_key for name in self.active_adapters)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The wrapped module's own forward."""
+        """The wrapped module's own forward; where it does not look for an implementation, that of its seam."""
         # A replica of nn.DataParallel shares the original's view, whose prompts are on another device
         if self.base_layer.config.prompt_layer is not self:
             self.base_layer.config = PromptedConfig(self.real_config, self)
         if not any(hasattr(container, "_hf_hook") for container in self._containers()):
-            return self.base_layer(*args, **kwargs)
+            return self._attention(*args, **kwargs)
         with onloaded(self._containers()):
-            return self.base_layer(*args, **kwargs)
+            return self._attention(*args, **kwargs)
+
+    def _attention(self, *args: Any, **kwargs: Any) -> Any:
+        if self.seam is not None and self.takes_part:
+            return self.seam(attention_prompt_forward, self.base_layer, *args, **kwargs)
+        return self.base_layer(*args, **kwargs)
 
     def _containers(self) -> list[PromptDict]:
         return [getattr(self, name) for name in self.adapter_layer_names]
@@ -165,7 +183,10 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
         Returns:
             The module, as it was before it was wrapped.
         """
-        self.base_layer.config = self.real_config
+        if self.lends_config:
+            del self.base_layer.config
+        else:
+            self.base_layer.config = self.real_config
         return self.base_layer
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:

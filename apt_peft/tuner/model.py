@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 
 from ..errors import TargetError
 from .config import AttentionPromptConfig
-from .families import DEFAULT_PATTERNS, FAMILIES, candidates, heads_of, model_type, uses_attention_interface
+from .families import DEFAULT_PATTERNS, FAMILIES, can_take_prompts, candidates, heads_of, model_type
 from .heads import HeadWrapper, adopt_heads, label_head_name, labels_of
 from .layer import AttentionPromptLayer
 from .limits import check_memory
+from .seams import config_around, prepare_embeddings, restore_embeddings
 from .storage import is_left_on_disk
 
 TEXT_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM", "SEQ_2_SEQ_LM")
@@ -62,6 +63,7 @@ class AttentionPromptModel(BaseTuner):
         finally:
             if without_prompts:
                 config.target_modules = []
+        prepare_embeddings(model)
         adopt_heads(model, adapter_name, config.modules_to_save or [], config.id2label)
         self._link_heads(config.inference_mode)
 
@@ -186,7 +188,8 @@ class AttentionPromptModel(BaseTuner):
         if isinstance(target, AttentionPromptLayer):
             target.update_layer(adapter_name, peft_config)
             return
-        layer = AttentionPromptLayer(target, adapter_name, peft_config)
+        around = None if hasattr(target, "config") else config_around(self.model, current_key)
+        layer = AttentionPromptLayer(target, adapter_name, peft_config, model_config=around)
         layer.train(target.training)
         if adapter_name not in self.active_adapters:  # a further adapter is not trained until it is activated
             layer.requires_grad_(False)
@@ -232,6 +235,7 @@ class AttentionPromptModel(BaseTuner):
         """
         labels = labels_of(self.model)
         model = super().unload()
+        restore_embeddings(model)
         labels.show(None)
         return model
 
@@ -287,7 +291,7 @@ def _can_take_prompts(module: nn.Module) -> bool:
     if isinstance(module, AttentionPromptLayer):
         return True
     # a head that another adapter saves is no target either
-    return not isinstance(module, AuxiliaryTrainingWrapper) and uses_attention_interface(module)
+    return not isinstance(module, AuxiliaryTrainingWrapper) and can_take_prompts(module)
 
 
 def _shorten(names: list[str], most: int = 3) -> str:
