@@ -134,7 +134,7 @@ def head_dimensions(attention: nn.Module) -> tuple[int, int]:
     """Read the shape of an attention's keys.
 
     Args:
-        attention: a module that can take prompts, with a config.
+        attention: a module that can take prompts.
 
     Returns:
         Number of key/value heads H, and head dimension D.
@@ -142,6 +142,9 @@ def head_dimensions(attention: nn.Module) -> tuple[int, int]:
     Raises:
         AttributeError: neither the module nor its config tells.
     """
+    seam = seam_of(attention)
+    if seam is not None:
+        return seam.head_dimensions(attention)
     config = attention.config
     query_heads = _first_attribute((attention, config), "num_attention_heads", "num_heads")
     dimension = _first_attribute((attention, config), "attention_head_size", "head_dim")

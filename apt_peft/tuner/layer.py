@@ -171,7 +171,7 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
 
     def _attention(self, *args: Any, **kwargs: Any) -> Any:
         if self.seam is not None and self.takes_part:
-            return self.seam(attention_prompt_forward, self.base_layer, *args, **kwargs)
+            return self.seam.forward(attention_prompt_forward, self.base_layer, *args, **kwargs)
         return self.base_layer(*args, **kwargs)
 
     def _containers(self) -> list[PromptDict]:

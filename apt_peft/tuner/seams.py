@@ -76,12 +76,26 @@ def softmax_attention(
     return (weights @ value).transpose(1, 2), weights
 
 
+def timesformer_head_dimensions(module: nn.Module) -> tuple[int, int]:
+    """Number of heads H, and head dimension D."""
+    return module.num_heads, module.qkv.in_features // module.num_heads  # type: ignore[operator, return-value, union-attr]
+
+
+class Seam(NamedTuple):
+    """The way into one kind of attention."""
+
+    forward: Callable[..., Any]  # (attend, module, *args of its own forward)
+    head_dimensions: Callable[[nn.Module], tuple[int, int]]
+
+
 _TIMESFORMER = "transformers.models.timesformer.modeling_timesformer"
-SEAMS: dict[str, Callable[..., Any]] = {f"{_TIMESFORMER}.TimesformerSelfAttention": timesformer_attention}
+SEAMS: dict[str, Seam] = {
+    f"{_TIMESFORMER}.TimesformerSelfAttention": Seam(timesformer_attention, timesformer_head_dimensions),
+}
 
 
-def seam_of(module: nn.Module) -> Callable[..., Any] | None:
-    """The function that runs a module's attention with prompts, or None for a module that needs none of its own."""
+def seam_of(module: nn.Module) -> Seam | None:
+    """A module's way in, or None for a module that needs none of its own."""
     return next((SEAMS[name] for name in map(_qualified_name, type(module).__mro__) if name in SEAMS), None)
 
 
@@ -100,8 +114,7 @@ def config_around(model: nn.Module, name: str) -> Any:
         config = getattr(model.get_submodule(".".join(parts[:length])), "config", None)
         if hasattr(config, "_attn_implementation"):
             return config
-    alone = model.get_submodule(name)
-    return PretrainedConfig(attn_implementation="eager", hidden_size=alone.qkv.in_features)
+    return PretrainedConfig(attn_implementation="eager")
 
 
 # --------------------------------------------------------------------------------------------- gradient checkpointing
