@@ -186,7 +186,7 @@ def evaluate(
     """Score every clip of a dataset: all its views through the model, softmax per view, mean over the views.
 
     Args:
-        model: video classifier; `model(pixel_values=(n, T, C, height, width)).logits` is (n, labels).
+        model: video classifier; the logits of its first argument, (n, T, C, height, width), are (n, labels).
         dataset: items `pixel_values` (views, T, C, height, width), `labels`, `index`; each decodes its video once.
         labels: class names in label order.
         names: the clips' names in the dataset's order.
@@ -305,8 +305,22 @@ def score(model: nn.Module, clips: Tensor, *, batch_size: int, precision: str = 
     parts = []
     with torch.autocast(views.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         for part in views.split(batch_size):
-            parts.append(model(pixel_values=part).logits.float().softmax(dim=-1))
+            parts.append(clip_logits(model(part).logits, len(part)).float().softmax(dim=-1))
     return torch.cat(parts).unflatten(0, clips.shape[:2]).mean(dim=1).cpu()
+
+
+def clip_logits(logits: Tensor, clips: int) -> Tensor:
+    """One row of logits for each clip, whatever shape a model gives them.
+
+    Args:
+        logits: (clips, labels), as most models give them; (clips, 1, labels) of VideoPrism; (clips x frames, labels) of a
+            TimeSformer with `space_only` attention, whose classifier sees each frame by itself.
+        clips: how many.
+
+    Returns:
+        (clips, labels), the mean over the frames.
+    """
+    return logits if logits.shape[:-1] == (clips,) else logits.reshape(clips, -1, logits.shape[-1]).mean(dim=1)
 
 
 def _views(dataset: Any) -> int:

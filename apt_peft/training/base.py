@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from apt_peft.errors import CheckpointError
 
 # What a backbone without the right head lacks, and a run trains from its own start.
-HEADS = ("classifier", "fc_norm", "head", "pooler")
+HEADS = ("classifier", "fc_norm", "head", "head_layernorm", "pooler")
 # Numbers of a tensor that its fingerprint is made of, evenly from all of it.
 SAMPLE = 1024
 

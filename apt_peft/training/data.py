@@ -28,11 +28,25 @@ from apt_peft.video import (
 )
 
 logger = logging.getLogger(__name__)
-collate = default_collate
 AUTO_CACHE_BYTES = 2**30
 # Width of a prepared frame over its height, for the estimate of a cache: wide-screen pictures.
 WIDE = 16 / 9
 SPLITS = ("train", "val", "test")
+
+
+def collate(items: list[dict[str, Any]], *, name: str = "pixel_values") -> dict[str, Any]:
+    """Make a batch of clips, under the name that a model has for them.
+
+    Args:
+        items: of a `VideoDataset`.
+        name: the model's `main_input_name`: `pixel_values_videos` in V-JEPA 2 and VideoPrism.
+
+    Returns:
+        Arguments of the model's forward.
+    """
+    batch = default_collate(items)
+    batch[name] = batch.pop("pixel_values")
+    return batch
 
 
 @dataclass

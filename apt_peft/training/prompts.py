@@ -1,6 +1,7 @@
 """Prompts and head on a backbone: tried on an empty model before clips are read, then added to the real one."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,7 +68,11 @@ def add_prompts(base: torch.nn.Module, settings: TrainSettings, data: RunData) -
         dataset.set_epoch(0)
         generator = torch.Generator().manual_seed(settings.seed)
         loader = DataLoader(
-            dataset, batch_size=settings.batch_size, shuffle=True, generator=generator, collate_fn=collate
+            dataset,
+            batch_size=settings.batch_size,
+            shuffle=True,
+            generator=generator,
+            collate_fn=partial(collate, name=base.main_input_name),
         )
         initialize_prompts_from_data(model, loader, seed=settings.seed)
     if settings.gradient_checkpointing:

@@ -184,7 +184,7 @@ def _trainer(model: PeftModel, settings: TrainSettings, data: RunData, folder: P
         evaluation=partial(_score, model, settings, data, "val") if validates else None,
         model=model,
         args=arguments,
-        data_collator=collate,
+        data_collator=partial(collate, name=model.get_base_model().main_input_name),
         train_dataset=dataset,
         eval_dataset=data.testing("val") if validates else None,
         callbacks=[RunCallback(dataset, progress=settings.progress)],

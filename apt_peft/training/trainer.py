@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from apt_peft.errors import ConfigError
-from apt_peft.evaluation import EvaluationResult
+from apt_peft.evaluation import EvaluationResult, clip_logits
 from apt_peft.training import checkpoints
 from apt_peft.training.optimizer import LearningRates, prompt_parameter_groups, warmup_cosine
 from apt_peft.training.settings import TrainSettings
@@ -60,8 +60,9 @@ class PromptTrainer(Trainer):
 
     def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         """Cross entropy with smoothed labels, summed over the batch and divided by the clips of the optimizer step."""
+        logits = clip_logits(outputs.logits, len(labels)).float()
         total = torch.nn.functional.cross_entropy(
-            outputs.logits.float(), labels, label_smoothing=self.settings.label_smoothing, reduction="sum"
+            logits, labels, label_smoothing=self.settings.label_smoothing, reduction="sum"
         )
         loss = total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
         # On a GPU this would wait for every step; there the loss is looked at where it is logged.

@@ -5,11 +5,12 @@ import json
 
 import pytest
 import torch
+from architectures import build, inputs_for
 from helpers import raises_exactly
 from models import clips, tiny_videomae
 
 from apt_peft import CheckpointError, DataError
-from apt_peft.evaluation import EvaluationResult, evaluate, score_all, unreadable_by_name
+from apt_peft.evaluation import EvaluationResult, clip_logits, evaluate, score, score_all, unreadable_by_name
 
 LABELS = ("a", "b", "c", "d", "e", "f")
 
@@ -144,3 +145,21 @@ def test_scores_that_are_nan_are_no_result():
         "diverged. Train again with a lower --lr, or copy the weights again.",
     ):
         score_all(model, items, batch_size=2)
+
+
+def test_logits_of_each_clip():
+    two = torch.tensor([[1.0, 2, 3], [4, 5, 6]])
+    assert clip_logits(two, 2) is two
+    assert torch.equal(clip_logits(two[:, None], 2), two)  # VideoPrism
+    of_frames = torch.cat([two[:1], two[:1] + 2, two[1:], two[1:] + 4])  # two frames of each clip beside each other
+    assert torch.equal(clip_logits(of_frames, 2), two + torch.tensor([[1.0], [2]]))
+
+
+def test_a_timesformer_that_sees_each_frame_by_itself():
+    """Against the classifier on the mean of the frames' first tokens."""
+    model = build("timesformer", attention_type="space_only")
+    video = inputs_for("timesformer", 2)["pixel_values"]
+    with torch.no_grad():
+        tokens = model.timesformer(video).last_hidden_state[:, 0]
+        want = model.classifier(tokens.reshape(2, 3, -1).mean(1)).softmax(-1)
+        assert torch.allclose(score(model, video[:, None], batch_size=2), want, atol=1e-6)
