@@ -9,7 +9,13 @@ Importing this package makes `AttentionPromptConfig` known to PEFT:
 from .auto import AutoPeftModelForVideoClassification
 from .errors import AptError, CheckpointError, ConfigError, DataError, MissingExtraError, TargetError
 from .training.optimizer import prompt_parameter_groups
-from .tuner import AttentionPromptConfig, AttentionPromptModel, initialize_prompts_from_data
+from .tuner import (
+    AttentionPromptConfig,
+    AttentionPromptModel,
+    hotswap_adapter,
+    hotswap_adapter_from_state_dict,
+    initialize_prompts_from_data,
+)
 from .version import __version__
 
 __all__ = [
@@ -23,6 +29,8 @@ __all__ = [
     "MissingExtraError",
     "TargetError",
     "__version__",
+    "hotswap_adapter",
+    "hotswap_adapter_from_state_dict",
     "initialize_prompts_from_data",
     "prompt_parameter_groups",
 ]

@@ -2,10 +2,18 @@
 
 from .calibration import initialize_prompts_from_data
 from .config import AttentionPromptConfig
+from .hotswap import hotswap_adapter, hotswap_adapter_from_state_dict
 from .layer import AttentionPromptLayer
 from .model import AttentionPromptModel
 from .registration import register
 
 register("attention_prompt", AttentionPromptConfig, AttentionPromptModel)
 
-__all__ = ["AttentionPromptConfig", "AttentionPromptLayer", "AttentionPromptModel", "initialize_prompts_from_data"]
+__all__ = [
+    "AttentionPromptConfig",
+    "AttentionPromptLayer",
+    "AttentionPromptModel",
+    "hotswap_adapter",
+    "hotswap_adapter_from_state_dict",
+    "initialize_prompts_from_data",
+]
