@@ -92,6 +92,8 @@ def test_public_names():
         "MissingExtraError",
         "TargetError",
         "__version__",
+        "hotswap_adapter",
+        "hotswap_adapter_from_state_dict",
         "initialize_prompts_from_data",
         "prompt_parameter_groups",
     ]
