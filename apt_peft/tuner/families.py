@@ -154,6 +154,18 @@ def head_dimensions(attention: nn.Module) -> tuple[int, int]:
     return int(query_heads // groups), int(dimension)
 
 
+def width(attention: nn.Module) -> int:
+    """Width of the tokens that an attention takes and gives.
+
+    Args:
+        attention: a module that goes through the attention interface.
+
+    Returns:
+        The hidden size.
+    """
+    return int(_first_attribute((attention, attention.config), "embed_dim", "hidden_size"))
+
+
 def _first_attribute(owners: tuple[object, ...], *names: str):
     return next((getattr(o, n) for o in owners for n in names if getattr(o, n, None) is not None), None)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .config import AttentionPromptConfig
-from .families import head_dimensions, patch_elements
+from .families import head_dimensions, patch_elements, width
 from .functional import effective_prompts, neutral_scale, published_bound
 from .heads import HeadWrapper
 from .interface import PromptedConfig, attention_prompt_forward
@@ -58,6 +58,16 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
     def real_config(self) -> Any:
         """The config that the wrapped module had, and gets back."""
         return self.base_layer.config.real_config
+
+    @property
+    def in_features(self) -> int:
+        """Width of the tokens that go in, which PEFT's layers tell."""
+        return width(self.base_layer)
+
+    @property
+    def out_features(self) -> int:
+        """Width of the tokens that come out."""
+        return width(self.base_layer)
 
     def update_layer(self, adapter_name: str, config: AttentionPromptConfig) -> None:
         """Add an adapter's prompts, on the device and in the dtype of the wrapped module."""

@@ -51,8 +51,11 @@ class AttentionPromptModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Fill in the settings that depend on the model, check them all, then let PEFT wrap the modules."""
-        # A copy: the caller may use the object for another model, whose heads and labels are its own
-        config = self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
+        config = self.peft_config[adapter_name]
+        if not config.inference_mode:
+            # A copy: the caller may use the object for another model, whose heads and labels are its own.
+            # One that PEFT loads an adapter with, for use, is kept: `from_pretrained(config=...)` promises that object.
+            config = self.peft_config[adapter_name] = copy.deepcopy(config)
         self._complete_config(config, model)
         self._check_targets(config, model, by_name=kwargs.get("state_dict") is None)
         without_prompts = config.target_modules == []
