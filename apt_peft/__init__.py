@@ -8,6 +8,7 @@ Importing this package makes `AttentionPromptConfig` known to PEFT:
 
 from .auto import AutoPeftModelForVideoClassification
 from .errors import AptError, CheckpointError, ConfigError, DataError, MissingExtraError, TargetError
+from .processor import ClipProcessor
 from .training.optimizer import prompt_parameter_groups
 from .tuner import (
     AttentionPromptConfig,
@@ -24,6 +25,7 @@ __all__ = [
     "AttentionPromptModel",
     "AutoPeftModelForVideoClassification",
     "CheckpointError",
+    "ClipProcessor",
     "ConfigError",
     "DataError",
     "MissingExtraError",

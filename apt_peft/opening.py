@@ -104,7 +104,7 @@ def open_adapters(settings: Mapping[str, "ScoringSettings"]) -> dict[str, Adapte
     opened: dict[str, Adapter] = {}
     model: Any = None
     for adapter_name, flags in settings.items():
-        config, run, backbone = _read_files(flags)
+        config, run, backbone = read_adapter_files(flags)
         mean_pooling = "fc_norm" in (config.modules_to_save or [])
         if model is None:
             first, model = (flags.adapter, backbone), _open_backbone(backbone, flags, config, mean_pooling)
@@ -131,8 +131,18 @@ def open_adapters(settings: Mapping[str, "ScoringSettings"]) -> dict[str, Adapte
     return opened
 
 
-def _read_files(settings: "ScoringSettings") -> tuple[Any, Run | None, str]:
-    """An adapter's config, its run.json if there is one, and the name of its backbone."""
+def read_adapter_files(settings: Any) -> tuple[Any, Run | None, str]:
+    """Read what an adapter says of itself.
+
+    Args:
+        settings: `adapter`, a folder or a name on the Hub, and `model`, its backbone, None for the one that it names.
+
+    Returns:
+        Its config, its run.json if there is one, and the name of its backbone.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the backbone is not there.
+    """
     try:
         config: Any = PeftConfig.from_pretrained(settings.adapter)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -15,8 +15,8 @@ from huggingface_hub import HfApi
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForVideoClassification, pipeline
 
-from apt_peft import AutoPeftModelForVideoClassification  # importing apt_peft makes the method known to PEFT
-from apt_peft.video import read_frames, sample_segments
+# Importing apt_peft makes the method known to PEFT.
+from apt_peft import AutoPeftModelForVideoClassification, ClipProcessor
 
 # What `apt-peft train` writes beside the weights: the model card, how clips are made, the run's settings.
 COMPANIONS = ("README.md", "preprocessor_config.json", "run.json")
@@ -66,11 +66,11 @@ def main() -> None:
             torch.testing.assert_close(loaded(pixel_values=pixel_values).logits, expected)
     print(f"both loaded models give the same logits for {list(config.id2label.values())}")
 
-    # Load, 3: a pipeline. Given a file, it chooses frames itself and wants torchcodec; given frames, it needs neither.
+    # Load, 3: a pipeline, which sees the frames that `apt-peft predict` sees.
     if options.clip:
-        classify = pipeline("video-classification", model=place, video_processor=place)
-        frames = read_frames(options.clip, lambda count: sample_segments("even", count, config.num_frames)[0])
-        for best in classify(frames.numpy()):
+        processor = ClipProcessor.from_pretrained(place)
+        classify = pipeline("video-classification", model=place, video_processor=processor)
+        for best in classify(options.clip):
             print(f"{100 * best['score']:5.1f} %  {best['label']}")
 
 

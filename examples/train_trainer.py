@@ -1,13 +1,17 @@
 """Train prompts with a Trainer of your own, on a folder of clips.
 
     python examples/train_trainer.py --model DIR_OR_HUB --data CLIPS --out DIR
+    python examples/train_trainer.py --model DIR_OR_HUB --data CLIPS --out DIR --resume
 
-`apt-peft train` does all this and more (validation, resume, a model card). Copy this file where you want to own the
-Trainer: other losses, callbacks, loggers. What is this package's here: the config, two learning rates by
-`prompt_parameter_groups`, and clips that depend on (seed, epoch, index) only.
+`apt-peft train` does all this and more (validation, a model card). Copy this file where you want to own the Trainer:
+other losses, callbacks, loggers. What is this package's here: the config, two learning rates by
+`prompt_parameter_groups`, and clips that depend on (seed, epoch, index) only. With these, a run that was killed and
+resumed ends as one that was not, bit for bit on a CPU.
 """
 
 import argparse
+import json
+from pathlib import Path
 
 import torch
 from peft import get_peft_model
@@ -28,6 +32,17 @@ class TellEpoch(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch or 0))
 
 
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was saved to its end: Trainer writes trainer_state.json last."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+        except (FileNotFoundError, ValueError):
+            continue
+        return str(checkpoint)
+    return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, metavar="DIR_OR_HUB", help="backbone, a VideoMAE")
@@ -39,8 +54,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT, if there is one")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
+
+    checkpoints = Path(options.out) / "checkpoints"
 
     data = read_data(options.data)
     base = AutoModelForVideoClassification.from_pretrained(
@@ -61,13 +79,14 @@ def main() -> None:
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
-            output_dir=f"{options.out}/checkpoints",
+            output_dir=str(checkpoints),
             num_train_epochs=options.epochs,
             per_device_train_batch_size=options.batch_size,
             lr_scheduler_type="cosine",
             warmup_steps=0.1,  # a tenth of all steps
             max_grad_norm=0.0,  # the published recipes clip no gradients
-            save_strategy="no",
+            save_strategy="epoch",
+            save_total_limit=2,  # the last whole one is there while the next is being written
             logging_strategy="epoch",
             label_names=["labels"],
             remove_unused_columns=False,
@@ -78,7 +97,7 @@ def main() -> None:
         optimizers=(optimizer, None),  # Trainer makes the schedule, which keeps the ratio of the two rates
         callbacks=[TellEpoch(train_set)],
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints) if options.resume else None)
     model.save_pretrained(options.out)
     print(f"adapter: {options.out}")
 

@@ -87,6 +87,7 @@ def test_public_names():
         "AttentionPromptModel",
         "AutoPeftModelForVideoClassification",
         "CheckpointError",
+        "ClipProcessor",
         "ConfigError",
         "DataError",
         "MissingExtraError",
