@@ -6,7 +6,7 @@ from architectures import AVAILABLE, PRISM, SMALL, TOWERS, build
 from peft import get_peft_model
 
 from apt_peft import AttentionPromptConfig
-from apt_peft.tuner.families import fold_names, heads_of, patch_elements
+from apt_peft.tuner.families import DEFAULT_PATTERNS, fold_names, heads_of, patch_elements
 
 videoprism = pytest.mark.skipif("videoprism" not in AVAILABLE, reason="the installed transformers has no VideoPrism")
 
@@ -76,3 +76,17 @@ def test_elements_of_a_patch(settings, elements):
 
 def test_names_are_folded():
     assert fold_names(["a.0.b", "a.1.b", "c", "0.x", "d2.1"]) == ["a.*.b (2)", "c", "*.x (1)", "d2.* (1)"]
+
+
+def test_expressions_in_saved_adapters_stay_known():
+    """An adapter's config holds the expression of its version. Add to this list, never change it."""
+    anywhere = r"(?:.*\.)?"
+    assert {
+        anywhere + r"encoder\.layer\.(?P<layer>\d+)\.attention\.attention",
+        anywhere + r"layers\.(?P<layer>\d+)\.attention",
+        anywhere + r"encoder\.layer\.(?P<layer>\d+)\.attention",
+        anywhere + r"layer\.(?P<layer>\d+)\.attention",
+        r"(?:(?:.*\.)?vision_model\.)?encoder\.layers\.(?P<layer>\d+)\.self_attn",
+        anywhere + r"encoder\.layer\.(?P<layer>\d+)\.(?:temporal_)?attention\.attention",
+        anywhere + r"(?:spatial|temporal)_layers\.(?P<layer>\d+)\.attention",
+    } <= DEFAULT_PATTERNS
