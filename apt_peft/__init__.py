@@ -16,6 +16,7 @@ from .tuner import (
     hotswap_adapter,
     hotswap_adapter_from_state_dict,
     initialize_prompts_from_data,
+    label_counts,
 )
 from .version import __version__
 
@@ -34,5 +35,6 @@ __all__ = [
     "hotswap_adapter",
     "hotswap_adapter_from_state_dict",
     "initialize_prompts_from_data",
+    "label_counts",
     "prompt_parameter_groups",
 ]

@@ -144,7 +144,7 @@ def _measure(model: PreTrainedModel, saved: Mapping[str, torch.Tensor], config: 
         decoder=None,
         prompts=Prompts(
             layers=tuple(layers),
-            num_prompt_tokens=config.num_prompt_tokens,
+            num_prompt_tokens=_prompt_counts(saved)[-1],
             scaled=config.reparameterization == "max",
             dropout=config.prompt_dropout,
         )
@@ -156,11 +156,20 @@ def _measure(model: PreTrainedModel, saved: Mapping[str, torch.Tensor], config: 
 def _obstacles(dimensions: Dimensions, saved: Mapping[str, torch.Tensor], config: AttentionPromptConfig) -> list[str]:
     layers = dimensions.prompts.layers if dimensions.prompts else ()
     problems = []
+    if len(counts := _prompt_counts(saved)) > 1:
+        problems.append(f"its layers have different numbers of prompts ({counts})")
+    if config.score_bias:
+        problems.append("its prompts have a bias on their scores (score_bias=True)")
     if layers and not config.share_prompts_across_heads:
         problems.append("its heads have prompts of their own (share_prompts_across_heads=False)")
     if layers and layers != tuple(range(layers[0], layers[-1] + 1)):
         problems.append(f"its prompts stand in layers {list(layers)}, which are no unbroken range")
     return problems
+
+
+def _prompt_counts(saved: Mapping[str, torch.Tensor]) -> list[int]:
+    """P of the layers, each number once."""
+    return sorted({tensor.shape[-2] for key, tensor in saved.items() if key.endswith("attention_prompt_key")})
 
 
 def _scales(saved: Mapping[str, torch.Tensor]) -> list[str]:

@@ -4,6 +4,7 @@ from .calibration import initialize_prompts_from_data
 from .config import AttentionPromptConfig
 from .hotswap import hotswap_adapter, hotswap_adapter_from_state_dict
 from .layer import AttentionPromptLayer
+from .mixed import label_counts
 from .model import AttentionPromptModel
 from .registration import register
 
@@ -16,4 +17,5 @@ __all__ = [
     "hotswap_adapter",
     "hotswap_adapter_from_state_dict",
     "initialize_prompts_from_data",
+    "label_counts",
 ]

@@ -1,6 +1,7 @@
 """The settings of Attention Prompt Tuning, each checked when the config is made."""
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,20 +13,24 @@ from ..errors import ConfigError
 from .families import DEFAULT_PATTERNS
 from .limits import expression_problem, shortened, size_problems
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest that this version reads; adapters that need none of its additions are saved as 1
 MAX_PROMPT_TOKENS = 65_536
 REPARAMETERIZATIONS = ("max", "softplus", "none")
 
 
 @dataclass
 class AttentionPromptConfig(PeftConfig):
-    """Configuration of Attention Prompt Tuning.
+    r"""Configuration of Attention Prompt Tuning.
 
     Args:
         num_prompt_tokens: P, learned keys and values per attention layer, 1 to 65,536. Videos need hundreds.
+        num_prompt_tokens_pattern: another P for some layers: regular expressions for the end of a module's name, each with
+            its P, for example `{r"layer\.[0-3]\.attention\.attention": 20}`. The first that matches counts.
         prompt_dropout: probability in [0, 1) with which elements of the raw prompts are dropped while training.
         reparameterization: factor on the prompts. "max": max(scale, 1), as published; "softplus": a smooth one, 1 at
             the start; "none": no scale is learned.
+        score_bias: each prompt also has a learned bias on its attention score, zero at the start. An addition;
+            `add_weighted_adapter` stores the weights of joined adapters in it.
         share_prompts_across_heads: True: one (P, D) tensor for all heads of a layer, as published; False: (H, P, D).
         init_weights: True: uniform, as published; "data": from the backbone's own keys and values, by
             `initialize_prompts_from_data`; False: random at the scale of real keys, with scales around 1.
@@ -39,7 +44,7 @@ class AttentionPromptConfig(PeftConfig):
         id2label: names of the labels that the head was trained for; filled from the model.
         data_initialized: set by `initialize_prompts_from_data`. A config read from such an adapter counts as carried
             out; set it to False to start another model from data.
-        format_version: version of the saved format; not to be set by hand.
+        format_version: oldest version of the saved format that can hold the adapter; not to be set by hand.
 
     Raises:
         ConfigError: a value breaks its rule; all broken rules are listed.
@@ -48,10 +53,15 @@ class AttentionPromptConfig(PeftConfig):
     """
 
     num_prompt_tokens: int = field(default=100, metadata={"help": "Prompt tokens per attention layer."})
+    num_prompt_tokens_pattern: dict[str, int] = field(
+        default_factory=dict,
+        metadata={"help": "Regular expression for the end of a module's name -> its prompt tokens."},
+    )
     prompt_dropout: float = field(default=0.1, metadata={"help": "Dropout on the raw prompts while training."})
     reparameterization: Literal["max", "softplus", "none"] = field(
         default="max", metadata={"help": "Factor on the prompts: max(scale, 1), a smooth softplus, or none."}
     )
+    score_bias: bool = field(default=False, metadata={"help": "A learned bias on each prompt's attention score."})
     share_prompts_across_heads: bool = field(default=True, metadata={"help": "One set of prompts for all heads."})
     init_weights: bool | Literal["data"] = field(
         default=True, metadata={"help": "True: as published. 'data': from the backbone's keys. False: random."}
@@ -77,7 +87,7 @@ class AttentionPromptConfig(PeftConfig):
     data_initialized: bool = field(
         default=False, metadata={"help": "Whether init_weights='data' has been carried out."}
     )
-    format_version: int = field(default=FORMAT_VERSION, metadata={"help": "Version of the saved format."})
+    format_version: int = field(default=1, metadata={"help": "Version of the saved format."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,17 +101,24 @@ class AttentionPromptConfig(PeftConfig):
             self.layers_to_transform = sorted(self.layers_to_transform)
         if isinstance(self.id2label, dict):  # the keys of a JSON file are strings
             self.id2label = {int(k) if str(k).isdecimal() else k: v for k, v in self.id2label.items()}
+        if self.num_prompt_tokens_pattern is None:
+            self.num_prompt_tokens_pattern = {}
+        if (self.num_prompt_tokens_pattern or self.score_bias) and self.format_version == 1:
+            self.format_version = 2  # an older apt_peft must not pass over what it does not know
         problems = list(self._problems())
         if problems:
             raise ConfigError(" ".join(map(shortened, problems)))
 
     def _problems(self) -> Iterable[str]:
         """Every rule that a value breaks, as a sentence."""
-        if not _is_int(self.num_prompt_tokens) or not 1 <= self.num_prompt_tokens <= MAX_PROMPT_TOKENS:
+        if not _is_prompt_count(self.num_prompt_tokens):
             yield (
                 f"num_prompt_tokens ({self.num_prompt_tokens!r}) must be a whole number from 1 to 65,536. "
                 "For a head without prompts, pass target_modules=[]."
             )
+        yield from self._pattern_problems()
+        if not isinstance(self.score_bias, bool):
+            yield f"score_bias ({self.score_bias!r}) must be True or False."
         if not _is_number(self.prompt_dropout) or not 0 <= self.prompt_dropout < 1:
             yield f"prompt_dropout ({self.prompt_dropout!r}) must be a number of at least 0 and below 1."
         if self.reparameterization not in REPARAMETERIZATIONS:
@@ -130,6 +147,20 @@ class AttentionPromptConfig(PeftConfig):
                 f"format_version ({self.format_version}) must be at most {FORMAT_VERSION} for this version of apt_peft, "
                 "but the adapter was saved by a newer one. Run: pip install -U apt-peft"
             )
+
+    def _pattern_problems(self) -> Iterable[str]:
+        pattern = self.num_prompt_tokens_pattern
+        if not isinstance(pattern, dict) or not all(isinstance(key, str) for key in pattern):
+            yield f"num_prompt_tokens_pattern ({pattern!r}) must be a dict of regular expressions and numbers of prompts."
+            return
+        if wrong := {key: count for key, count in pattern.items() if not _is_prompt_count(count)}:
+            yield (
+                f"num_prompt_tokens_pattern ({wrong!r}) must give each expression a whole number from 1 to 65,536. "
+                "For layers without prompts, pass layers_to_transform."
+            )
+        for key in pattern:
+            if problem := expression_problem(_ending(key)):
+                yield f"num_prompt_tokens_pattern ({key!r}) must {problem}"
 
     def _target_problems(self) -> Iterable[str]:
         if self.target_modules == "all-linear":
@@ -173,6 +204,31 @@ class AttentionPromptConfig(PeftConfig):
     def layer_indices(self) -> list[int] | None:
         """`layers_to_transform` as a list, or None for all layers."""
         return [self.layers_to_transform] if isinstance(self.layers_to_transform, int) else self.layers_to_transform
+
+    def prompt_tokens_of(self, module_name: str) -> int:
+        """P of one attention module.
+
+        Args:
+            module_name: its full name in the model.
+
+        Returns:
+            That of the first expression in `num_prompt_tokens_pattern` that matches, else `num_prompt_tokens`.
+        """
+        matching = (count for key, count in self.num_prompt_tokens_pattern.items() if ends_with(module_name, key))
+        return next(matching, self.num_prompt_tokens)
+
+
+def ends_with(module_name: str, expression: str) -> bool:
+    """Whether the end of a module's name, from a dot on, matches: as PEFT reads `rank_pattern`."""
+    return re.fullmatch(_ending(expression), module_name) is not None
+
+
+def _ending(expression: str) -> str:
+    return rf"(?:.*\.)?(?:{expression})"
+
+
+def _is_prompt_count(value: Any) -> bool:
+    return _is_int(value) and 1 <= value <= MAX_PROMPT_TOKENS
 
 
 def _is_int(value: Any) -> bool:

@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import TargetError
 from .families import forward_function
-from .functional import append_prompts, pad_mask
+from .functional import Prompts, append_prompts, extend_mask, flash_mask, pad_mask
 from .seams import softmax_attention
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def attention_prompt_forward(
         (B, N, query heads, D) and, for eager attention, the weights (B, query heads, N, N + P).
 
     Raises:
-        TargetError: the call is causal or packed.
+        TargetError: the call is causal or packed, or its implementation cannot do what the prompts ask for.
     """
     view: PromptedConfig = module.config
     layer = view.prompt_layer
@@ -91,18 +91,22 @@ def attention_prompt_forward(
         layer.recorder(key, value)
         return implementation(plain_module, query, key, value, attention_mask, **kwargs)
 
-    prompts = layer.active_prompts()
+    prompts = layer.prompts_of_batch()
     if prompts is None:
         return implementation(plain_module, query, key, value, attention_mask, **kwargs)
 
-    _refuse_unsupported(module, view.real_config._attn_implementation, attention_mask, kwargs)
-    prompt_keys, prompt_values = prompts
-    num_prompt_tokens = prompt_keys.shape[-2]
-    if attention_mask is not None:
-        attention_mask = pad_mask(attention_mask, num_prompt_tokens)
+    name = view.real_config._attn_implementation
+    _refuse_unsupported(module, name, attention_mask, prompts, kwargs)
+    num_tokens = key.shape[2]
+    flash = "flash" in name or (isinstance(attention_mask, Tensor) and attention_mask.dim() == 2)
+    if flash:
+        attention_mask = flash_mask(attention_mask, prompts, key.shape[0], num_tokens)
+    else:
+        attention_mask = extend_mask(attention_mask, prompts, query, num_tokens)
     if position_bias is not None:
-        kwargs["position_bias"] = pad_mask(position_bias, num_prompt_tokens)
-    key, value = append_prompts(key, prompt_keys), append_prompts(value, prompt_values)
+        kwargs["position_bias"] = pad_mask(position_bias, prompts.keys.shape[-2])
+    first = flash and attention_mask is not None
+    key, value = append_prompts(key, prompts.keys, first=first), append_prompts(value, prompts.values, first=first)
     return implementation(plain_module, query, key, value, attention_mask, **kwargs)
 
 
@@ -116,7 +120,9 @@ def _implementation(module: nn.Module, config: Any):
     return interface.get_interface(config._attn_implementation, eager)
 
 
-def _refuse_unsupported(module: nn.Module, implementation: str, attention_mask: Any, kwargs: dict[str, Any]) -> None:
+def _refuse_unsupported(
+    module: nn.Module, implementation: str, attention_mask: Any, prompts: Prompts, kwargs: dict[str, Any]
+) -> None:
     """Say no to calls in which appended keys would silently be dropped or cross from one sample into the next."""
     causal = kwargs.get("is_causal")
     if causal is None:
@@ -137,6 +143,17 @@ def _refuse_unsupported(module: nn.Module, implementation: str, attention_mask: 
         raise TargetError(
             f"attention_mask ({type(attention_mask).__name__}) must be a tensor or None, but a block mask has a fixed "
             'number of keys. Load the model with attn_implementation="sdpa" or "eager".'
+        )
+    # torch's flex attention on a CPU ends the process where a score is changed by a tensor of the batch
+    if "flex" in implementation and prompts.present is not None:
+        raise TargetError(
+            f"attn_implementation ({implementation!r}) must mask the prompts that a sample of the batch lacks, but flex "
+            'attention does so for none. Load the model with attn_implementation="sdpa" or "eager".'
+        )
+    if ("flex" in implementation or "flash" in implementation) and prompts.bias is not None:
+        raise TargetError(
+            f"attn_implementation ({implementation!r}) must add score_bias to the scores of the prompts, but flash and flex "
+            'attention take none. Load the model with attn_implementation="sdpa" or "eager".'
         )
 
 

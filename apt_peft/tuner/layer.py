@@ -11,30 +11,51 @@ from torch import Tensor
 from ..errors import ConfigError
 from .config import AttentionPromptConfig
 from .families import head_dimensions, patch_elements, width
-from .functional import effective_prompts, neutral_scale, published_bound
+from .functional import (
+    Prompts,
+    effective_prompts,
+    join_prompts,
+    neutral_scale,
+    published_bound,
+    stack_prompts,
+)
 from .heads import HeadWrapper
 from .interface import PromptedConfig, attention_prompt_forward
 from .limits import refuse_unusable
+from .nesting import NamesOfInnerTuners
+from .samples import SampleAdapters
 from .seams import seam_of
 from .storage import PromptDict, onloaded, place_for_prompts, take_out_of_offloading
 
 
-class AttentionPromptLayer(nn.Module, BaseTunerLayer):
+class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
     """Wraps an attention module, whose own forward calls back for the prompts through the attention interface.
 
     Args:
         base_layer: the attention module; its config is replaced by a view until `detach`.
         adapter_name: name of the first adapter.
         config: that adapter's settings.
+        module_name: the module's full name in the model, for settings that differ by layer.
         model_config: what stands for the module's config where it has none of its own, see `config_around`.
     """
 
-    adapter_layer_names = ("attention_prompt_key", "attention_prompt_value", "attention_prompt_scale")
+    adapter_layer_names = (
+        "attention_prompt_key",
+        "attention_prompt_value",
+        "attention_prompt_scale",
+        "attention_prompt_bias",
+    )
     other_param_names = ("prompt_dropout", "reparameterization", "awaits_data")
     heads: tuple[HeadWrapper, ...] = ()  # of the model; a tuple, so that they are no children
 
     def __init__(
-        self, base_layer: nn.Module, adapter_name: str, config: AttentionPromptConfig, *, model_config: Any = None
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        config: AttentionPromptConfig,
+        module_name: str = "",
+        *,
+        model_config: Any = None,
     ) -> None:
         super().__init__()
         self.base_layer = base_layer
@@ -42,17 +63,19 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
         self.attention_prompt_value = PromptDict()  # likewise
         # (2, P) or (2, H, P), row 0 for keys: kept at two dimensions and more, since weight decay acts on it
         self.attention_prompt_scale = PromptDict()
+        self.attention_prompt_bias = PromptDict()  # (P,), of adapters with `score_bias`
         self.prompt_dropout: dict[str, float] = {}
         self.reparameterization: dict[str, str] = {}
         self.awaits_data: dict[str, bool] = {}
         self.recorder: Callable[[Tensor, Tensor], None] | None = None
+        self.sample_adapters: SampleAdapters | None = None  # set for the time of one forward, by `mixed_batch`
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name
         self.seam = seam_of(base_layer)
         self.lends_config = not hasattr(base_layer, "config")
         base_layer.config = PromptedConfig(model_config if self.lends_config else base_layer.config, self)
-        self.update_layer(adapter_name, config)
+        self.update_layer(adapter_name, config, module_name)
 
     @property
     def real_config(self) -> Any:
@@ -69,12 +92,12 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
         """Width of the tokens that come out."""
         return width(self.base_layer)
 
-    def update_layer(self, adapter_name: str, config: AttentionPromptConfig) -> None:
+    def update_layer(self, adapter_name: str, config: AttentionPromptConfig, module_name: str = "") -> None:
         """Add an adapter's prompts, on the device and in the dtype of the wrapped module."""
         for container in self._containers():
             take_out_of_offloading(container)  # Accelerate's hooks know those tensors only that it found
         heads, dim = head_dimensions(self.base_layer)
-        shape: tuple[int, ...] = (config.num_prompt_tokens, dim)
+        shape: tuple[int, ...] = (config.prompt_tokens_of(module_name), dim)
         if not config.share_prompts_across_heads:
             shape = (heads, *shape)
         device, dtype = self._get_base_layer_device_and_dtype(self.base_layer)
@@ -83,6 +106,8 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
         self.attention_prompt_value[adapter_name] = nn.Parameter(torch.empty(shape, **new))
         if config.reparameterization != "none":
             self.attention_prompt_scale[adapter_name] = nn.Parameter(torch.empty((2, *shape[:-1]), **new))
+        if config.score_bias:
+            self.attention_prompt_bias[adapter_name] = nn.Parameter(torch.empty(shape[-2], **new))
         self.prompt_dropout[adapter_name] = config.prompt_dropout
         self.reparameterization[adapter_name] = config.reparameterization
         self.awaits_data[adapter_name] = config.init_weights == "data" and not config.data_initialized
@@ -112,41 +137,68 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
                 nn.init.uniform_(scale, neutral - 0.5, neutral + 0.5)
             else:
                 nn.init.constant_(scale, neutral)
+        if adapter_name in self.attention_prompt_bias:
+            nn.init.zeros_(self.attention_prompt_bias[adapter_name])
 
-    def active_prompts(self) -> tuple[Tensor, Tensor] | None:
-        """Keys and values that the active adapters add, in their order.
+    def prompts_of_batch(self) -> Prompts | None:
+        """What this forward adds: each sample's own adapter where they were named, else the active ones.
 
         Returns:
-            (P, D) or (H, P, D) each, P summed over the adapters; None where there is nothing to add.
+            None where there is nothing to add.
+
+        Raises:
+            ConfigError: an adapter waits for `initialize_prompts_from_data`.
+        """
+        chosen = self.sample_adapters
+        if chosen is None or self.disable_adapters:
+            return self.active_prompts()
+        parts = [self.effective_prompts(name) if self.has(name) else None for name in chosen.names]
+        if len(parts) == 1:
+            return parts[0]
+        heads, _ = head_dimensions(self.base_layer)
+        return stack_prompts(parts, chosen.index_on(next(self.attention_prompt_key.parameters()).device), heads)
+
+    def active_prompts(self) -> Prompts | None:
+        """What the active adapters add, in their order.
+
+        Returns:
+            Prompts of (P, D) or (H, P, D), P summed over the adapters; None where there is nothing to add.
 
         Raises:
             ConfigError: an adapter waits for `initialize_prompts_from_data`.
         """
         if self.disable_adapters:
             return None
-        names = [name for name in self.active_adapters if name in self.attention_prompt_key]
-        if not names:
-            return None
-        prompts = [self._effective(name) for name in names]
-        if len(prompts) == 1:
-            return prompts[0]
-        if len({pair[0].dim() for pair in prompts}) > 1:  # some shared, some per head
-            heads, dim = head_dimensions(self.base_layer)
-            prompts = [tuple(p.expand(heads, p.shape[-2], dim) for p in pair) for pair in prompts]
-        keys, values = zip(*prompts, strict=True)
-        return torch.cat(keys, dim=-2), torch.cat(values, dim=-2)
+        parts = [self.effective_prompts(name) for name in self.active_adapters if self.has(name)]
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        heads, _ = head_dimensions(self.base_layer)
+        return join_prompts(parts, heads)
 
-    def _effective(self, name: str) -> tuple[Tensor, Tensor]:
+    def effective_prompts(self, name: str, *, dropout: bool = True) -> Prompts:
+        """One adapter's prompts as the attention sees them, after dropout and scale.
+
+        Args:
+            name: an adapter that this layer has.
+            dropout: False leaves it out in training mode, too.
+
+        Returns:
+            Prompts of (P, D) or (H, P, D).
+
+        Raises:
+            ConfigError: the adapter waits for `initialize_prompts_from_data`.
+        """
         if self.awaits_data[name]:
             raise ConfigError(
                 f'init_weights ("data") of adapter {name!r} must be carried out before the first forward. '
                 "Call apt_peft.initialize_prompts_from_data(model, dataloader)."
             )
-        kind, dropout = self.reparameterization[name], self.prompt_dropout[name]
+        kind, rate, training = self.reparameterization[name], self.prompt_dropout[name], self.training and dropout
         scales = self.attention_prompt_scale.get(name, (None, None))
-        return (
-            effective_prompts(self.attention_prompt_key[name], scales[0], kind, dropout, self.training),
-            effective_prompts(self.attention_prompt_value[name], scales[1], kind, dropout, self.training),
+        return Prompts(
+            effective_prompts(self.attention_prompt_key[name], scales[0], kind, rate, training),
+            effective_prompts(self.attention_prompt_value[name], scales[1], kind, rate, training),
+            self.attention_prompt_bias.get(name),
         )
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
@@ -167,7 +219,51 @@ class AttentionPromptLayer(nn.Module, BaseTunerLayer):
         """Whether a forward of the wrapped module needs this layer: to add prompts, or to record keys and values."""
         if self.recorder is not None:
             return True
-        return not self.disable_adapters and any(name in self.attention_prompt_key for name in self.active_adapters)
+        names = self.active_adapters if self.sample_adapters is None else self.sample_adapters.names
+        return not self.disable_adapters and any(map(self.has, names))
+
+    def has(self, name: str) -> bool:
+        """Whether an adapter has prompts here."""
+        return name in self.attention_prompt_key
+
+    def num_prompt_tokens(self, name: str) -> int:
+        """P of an adapter that has prompts here."""
+        return int(self.attention_prompt_key[name].shape[-2])
+
+    @torch.no_grad()
+    def fold_reparameterization(self, adapter_name: str) -> None:
+        """Multiply an adapter's scales into its prompts and drop them; the optimizer's references stay valid.
+
+        Args:
+            adapter_name: an adapter that this layer has.
+        """
+        if adapter_name in self.attention_prompt_scale:
+            kind, scales = self.reparameterization[adapter_name], self.attention_prompt_scale[adapter_name]
+            for scale, container in zip(scales, (self.attention_prompt_key, self.attention_prompt_value), strict=True):
+                prompt = container[adapter_name]
+                prompt.copy_(effective_prompts(prompt.float(), scale.float(), kind, 0.0, training=False))
+            del self.attention_prompt_scale[adapter_name]
+        self.reparameterization[adapter_name] = "none"
+
+    @torch.no_grad()
+    def set_prompts(self, name: str, prompts: Prompts, *, shared: bool) -> None:
+        """Give an adapter without scales these prompts, in their own dtype.
+
+        Args:
+            name: an adapter that this layer has.
+            prompts: (P, D) or (H, P, D).
+            shared: whether the adapter's prompts are shared by the heads; where they are not, (P, D) is repeated.
+        """
+        heads, _ = head_dimensions(self.base_layer)
+        for container, states in (
+            (self.attention_prompt_key, prompts.keys),
+            (self.attention_prompt_value, prompts.values),
+        ):
+            states = states if shared else states.expand(heads, *states.shape[-2:])
+            container[name].data = states.detach().clone().contiguous()
+        if name in self.attention_prompt_bias:
+            bias = torch.zeros_like(prompts.keys[..., 0, :, 0]) if prompts.bias is None else prompts.bias
+            self.attention_prompt_bias[name].data = bias.detach().clone()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The wrapped module's own forward; where it does not look for an implementation, that of its seam."""

@@ -1,7 +1,7 @@
 """What a config may ask for. An adapter comes from anywhere, and its few lines must cost neither hours nor all memory."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,12 @@ MAX_TEXT = 10_000
 MAX_PATTERNS = 100
 # The largest data sets have 22,000 labels.
 MAX_LABELS = 100_000
-FIELD_ENTRIES = {"modules_to_save": MAX_PATTERNS, "layers_pattern": MAX_PATTERNS, "id2label": MAX_LABELS}
+FIELD_ENTRIES = {
+    "modules_to_save": MAX_PATTERNS,
+    "layers_pattern": MAX_PATTERNS,
+    "num_prompt_tokens_pattern": 1_000,
+    "id2label": MAX_LABELS,
+}
 
 # A regular expression is tried on every module's name; a million steps on each take some seconds for a whole model.
 MAX_WAYS = 10**6
@@ -153,21 +158,21 @@ def _is_digit(body: Any) -> bool:
     return len(body) == 1 and str(body[0]) in ("(IN, [(CATEGORY, CATEGORY_DIGIT)])", "(IN, [(RANGE, (48, 57))])")
 
 
-def check_memory(config: Any, model: nn.Module, attentions: Iterable[nn.Module]) -> None:
+def check_memory(config: Any, model: nn.Module, attentions: Mapping[str, nn.Module]) -> None:
     """Refuse prompts that no model of this size is tuned with, before they are made.
 
     Args:
         config: an adapter's settings.
         model: the backbone.
-        attentions: its modules that would get prompts.
+        attentions: its modules that would get prompts, by name.
 
     Raises:
         ConfigError: prompts would take more than 1 GiB and more than four times the model.
     """
     wanted = layers = 0
-    for module in attentions:
+    for name, module in attentions.items():
         heads, dim = head_dimensions(getattr(module, "base_layer", module))
-        rows = config.num_prompt_tokens * (1 if config.share_prompts_across_heads else heads)
+        rows = config.prompt_tokens_of(name) * (1 if config.share_prompts_across_heads else heads)
         wanted += 2 * rows * (dim + 1) * 4  # keys, values and their scales, in float32
         layers += 1
     if wanted <= FREE_BYTES:

@@ -3,22 +3,26 @@
 import copy
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn as nn
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
-from ..errors import TargetError
-from .config import AttentionPromptConfig
-from .families import DEFAULT_PATTERNS, FAMILIES, can_take_prompts, candidates, heads_of, model_type
+from ..errors import ConfigError, TargetError
+from .combine import check_combination, combined_config, combined_prompts, copy_head
+from .config import AttentionPromptConfig, ends_with
+from .families import DEFAULT_PATTERNS, FAMILIES, can_take_prompts, candidates, fold_names, heads_of, model_type
 from .heads import HeadWrapper, adopt_heads, label_head_name, labels_of
 from .layer import AttentionPromptLayer
 from .limits import check_memory
+from .mixed import mixed_batch
+from .order import OwnConfigs, check_adapter_name, refuse_taken_names
 from .seams import config_around, prepare_embeddings, restore_embeddings
 from .storage import is_left_on_disk
 
@@ -47,10 +51,17 @@ class AttentionPromptModel(BaseTuner):
         dict[str, list[str]]
     ] = {}  # `families.py` stands in for it: it knows regular expressions
 
+    def __init__(self, model: nn.Module, peft_config: Any, adapter_name: str, **kwargs: Any) -> None:
+        refuse_taken_names(model, adapter_name)
+        super().__init__(model, peft_config, adapter_name, **kwargs)
+        configs: dict[str, Any] = self.model.peft_config
+        self.peft_config = self.model.peft_config = OwnConfigs(configs)
+
     # ------------------------------------------------------------------------------------------------ injection
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Fill in the settings that depend on the model, check them all, then let PEFT wrap the modules."""
+        check_adapter_name(adapter_name)
         config = self.peft_config[adapter_name]
         if not config.inference_mode:
             # A copy: the caller may use the object for another model, whose heads and labels are its own.
@@ -127,7 +138,13 @@ class AttentionPromptModel(BaseTuner):
                 "AutoPeftModelForVideoClassification, or `del model.hf_device_map` before PeftModel.from_pretrained."
             )
         self._check_layer_range(config, model)
-        check_memory(config, model, matched.values())
+        check_memory(config, model, matched)
+        unused = [key for key in config.num_prompt_tokens_pattern if not any(ends_with(name, key) for name in matched)]
+        if unused and by_name:
+            raise TargetError(
+                f"num_prompt_tokens_pattern {unused} must match the end of a targeted module's name, but the targets are "
+                f"{fold_names(matched)}."
+            )
         if by_name and not matched and config.target_modules != [] and not config.exclude_modules:
             raise TargetError(
                 f"Target modules {config.target_modules} not found in the base model. Please check the target modules and "
@@ -189,10 +206,10 @@ class AttentionPromptModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         if isinstance(target, AttentionPromptLayer):
-            target.update_layer(adapter_name, peft_config)
+            target.update_layer(adapter_name, peft_config, current_key)
             return
         around = None if hasattr(target, "config") else config_around(self.model, current_key)
-        layer = AttentionPromptLayer(target, adapter_name, peft_config, model_config=around)
+        layer = AttentionPromptLayer(target, adapter_name, peft_config, current_key, model_config=around)
         layer.train(target.training)
         if adapter_name not in self.active_adapters:  # a further adapter is not trained until it is activated
             layer.requires_grad_(False)
@@ -242,6 +259,80 @@ class AttentionPromptModel(BaseTuner):
         labels.show(None)
         return model
 
+    # ------------------------------------------------------------------------------ prompts made from other prompts
+
+    def prompt_layers(self) -> dict[str, AttentionPromptLayer]:
+        """The wrapped attention modules by their names in the base model."""
+        return {key: layer for key, layer in self.model.named_modules() if isinstance(layer, AttentionPromptLayer)}
+
+    def fold_reparameterization(self, adapter_names: str | Sequence[str] | None = None) -> None:
+        """Multiply the learned scales into the prompts: plain prompts, the same outputs, a smaller file.
+
+        Training can go on, without scales from then on.
+
+        Args:
+            adapter_names: which adapters; all by default.
+
+        Raises:
+            ConfigError: an adapter does not exist, or waits for data; nothing has changed then.
+        """
+        own = [name for name, config in self.peft_config.items() if isinstance(config, AttentionPromptConfig)]
+        names = (
+            own if adapter_names is None else [adapter_names] if isinstance(adapter_names, str) else [*adapter_names]
+        )
+        if unknown := [name for name in names if name not in own]:
+            raise ConfigError(
+                f"adapter_names {unknown} must be adapters with attention prompts, but the model has {own}."
+            )
+        layers = self.prompt_layers().values()
+        if waiting := [name for name in names if any(layer.awaits_data.get(name) for layer in layers)]:
+            raise ConfigError(
+                f"adapter_names {waiting} must have their prompts, but they wait for data. "
+                "Call apt_peft.initialize_prompts_from_data(model, dataloader) first."
+            )
+        for name in names:
+            for layer in layers:
+                if layer.has(name):
+                    layer.fold_reparameterization(name)
+            self.peft_config[name].reparameterization = "none"
+
+    def add_weighted_adapter(
+        self,
+        adapters: Sequence[str],
+        weights: Sequence[float],
+        adapter_name: str,
+        combination_type: Literal["linear", "cat"] = "linear",
+        *,
+        head_from: str | None = None,
+    ) -> None:
+        """Add an adapter made of several: the sum of their prompts, or all of them side by side.
+
+        "linear": the weighted sum of the prompts after their scales; P must be equal in each layer. "cat": all prompts,
+        each with log(weight) on its score, so that it counts `weight` times. Adapters of layers that the others lack
+        can be joined by "cat" only. The new adapter has no scales and is not activated.
+
+        Args:
+            adapters: adapters of this model.
+            weights: one finite number an adapter; above 0 for "cat".
+            adapter_name: name of the new adapter.
+            combination_type: "linear" or "cat".
+            head_from: the adapter whose head and labels the new one takes; needed where one of them has a head.
+
+        Raises:
+            ConfigError: there is no defined result; all reasons are listed, and nothing has changed.
+        """
+        layers = self.prompt_layers()
+        check_combination(self, layers, adapters, weights, adapter_name, combination_type, head_from)
+        prompts = combined_prompts(layers, adapters, weights, combination_type)
+        config = self.peft_config[adapter_name] = combined_config(self, adapters, prompts, head_from)
+        with torch.random.fork_rng(devices=[]):  # the first values are overwritten
+            self.inject_adapter(self.model, adapter_name)
+        for key, layer in self.prompt_layers().items():
+            if layer.has(adapter_name):
+                layer.set_prompts(adapter_name, prompts[key], shared=config.share_prompts_across_heads)
+        if head_from is not None:
+            copy_head(self.model, head_from, adapter_name)
+
     # -------------------------------------------------------------------------------------- what PEFT may ask for
 
     def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
@@ -270,12 +361,13 @@ class AttentionPromptModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        if kwargs.get("adapter_names") is not None:
-            raise TargetError(
-                f"adapter_names ({kwargs['adapter_names']}) must be left out: a batch with an adapter for each sample is "
-                "not supported. Call set_adapter(name) and run each adapter's samples by themselves."
-            )
-        yield
+        """Called by PEFT around each forward: a batch with `adapter_names` has an adapter for each sample."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is None:
+            yield
+            return
+        with mixed_batch(self, adapter_names, args, kwargs):
+            yield
 
 
 def _layer_index(config: AttentionPromptConfig, key: str) -> int | None:

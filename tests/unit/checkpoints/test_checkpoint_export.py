@@ -166,6 +166,21 @@ def test_error_layers_with_gaps(tmp_path):
         export(prompted(layers_to_transform=[0, 2]), tmp_path)
 
 
+def test_error_prompts_that_differ_by_layer(tmp_path):
+    with refused(tmp_path / "adapter", "its layers have different numbers of prompts ([2, 5])"):
+        export(prompted(num_prompt_tokens_pattern={r"layer\.0\.attention\.attention": 2}), tmp_path)
+
+
+def test_one_number_of_prompts_given_by_a_pattern(tmp_path):
+    export(prompted(num_prompt_tokens_pattern={"attention": 2}), tmp_path)
+    assert torch.load(tmp_path / "out.pth", weights_only=True)["args"]["prompt_num_tokens"] == 2
+
+
+def test_error_bias_on_scores(tmp_path):
+    with refused(tmp_path / "adapter", "its prompts have a bias on their scores (score_bias=True)"):
+        export(prompted(score_bias=True), tmp_path)
+
+
 def test_error_head_nowhere(tmp_path):
     tiny_videomae().videomae.save_pretrained(tmp_path / "base")
     missing = "classifier.bias, classifier.weight, fc_norm.bias, fc_norm.weight"

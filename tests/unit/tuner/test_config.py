@@ -75,8 +75,8 @@ WRONG = [
     ({"data_initialized": "no"}, "data_initialized ('no') must be True or False."),
     ({"format_version": 0}, "format_version (0) must be a whole number from 1 on."),
     (
-        {"format_version": 2},
-        "format_version (2) must be at most 1 for this version of apt_peft, but the adapter was saved by a newer one. "
+        {"format_version": 3},
+        "format_version (3) must be at most 2 for this version of apt_peft, but the adapter was saved by a newer one. "
         "Run: pip install -U apt-peft",
     ),
     (

@@ -61,7 +61,6 @@ def test_prompts_take_the_dtype_of_the_states():
     [
         (torch.zeros(1, 1, 2, 2, dtype=torch.bool), True),
         (torch.full((1, 1, 2, 2), -9.0), 0.0),
-        (torch.zeros(1, 2, dtype=torch.int64), 1),
     ],
 )
 def test_masks_let_every_query_see_the_prompts(mask, fill):

@@ -164,7 +164,7 @@ def test_two_adapters_switched_deleted_and_combined():
     model.base_model.set_adapter(["default", "second"])  # prompts concatenate; one of them brings the head
     both = model(clips()).logits
     layer = prompt_layers(model)[0]
-    keys, values = layer.active_prompts()
+    keys, values = layer.active_prompts()[:2]
     assert keys.shape == values.shape == (7, 16)
     assert not torch.equal(both, first)
 
@@ -178,7 +178,7 @@ def test_two_adapters_switched_deleted_and_combined():
 
 def test_shared_and_per_head_prompts_act_together():
     model = prompted()
-    shared = [tuple(p.detach() for p in layer.active_prompts()) for layer in prompt_layers(model)]
+    shared = [tuple(p.detach() for p in layer.active_prompts()[:2]) for layer in prompt_layers(model)]
     model.add_adapter(
         "heads",
         AttentionPromptConfig(
@@ -186,7 +186,7 @@ def test_shared_and_per_head_prompts_act_together():
         ),
     )
     model.base_model.set_adapter(["default", "heads"])
-    keys, _ = prompt_layers(model)[0].active_prompts()
+    keys = prompt_layers(model)[0].active_prompts().keys
     assert keys.shape == (2, 7, 16)
     assert torch.equal(keys[:, :5], shared[0][0].expand(2, 5, 16))
 
@@ -242,7 +242,7 @@ def test_half_precision_bases(dtype):
     same = prompted()  # the same draws, in float32
     with torch.no_grad():
         for layer, other in zip(prompt_layers(same), prompt_layers(model), strict=True):
-            for container in layer.adapter_layer_names:
+            for container in layer.adapter_layer_names[:3]:
                 getattr(layer, container)["default"].copy_(getattr(other, container)["default"])
     assert torch.allclose(same(clips()).logits, logits.float(), atol=0.1)
     assert reference.shape == logits.shape
@@ -329,15 +329,6 @@ def test_a_replica_finds_its_own_prompts():
     replica(torch.randn(1, TOKENS, 32))
     assert replica.base_layer.config.prompt_layer is replica
     assert layer.base_layer.config.prompt_layer is layer
-
-
-def test_an_adapter_for_each_sample_is_refused_not_dropped():
-    with raises_exactly(
-        TargetError,
-        "adapter_names (['default', '__base__']) must be left out: a batch with an adapter for each sample is not "
-        "supported. Call set_adapter(name) and run each adapter's samples by themselves.",
-    ):
-        prompted()(clips(), adapter_names=["default", "__base__"])
 
 
 def test_low_cpu_mem_usage_and_loading_by_peft(tmp_path):

@@ -96,6 +96,7 @@ def test_public_names():
         "hotswap_adapter",
         "hotswap_adapter_from_state_dict",
         "initialize_prompts_from_data",
+        "label_counts",
         "prompt_parameter_groups",
     ]
     assert all(hasattr(apt_peft, name) for name in apt_peft.__all__)

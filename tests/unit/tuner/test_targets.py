@@ -247,7 +247,7 @@ def test_a_mask_hides_tokens_and_never_prompts(implementation):
     from apt_peft.tuner.interface import attention_prompt_forward
 
     got, _ = attention_prompt_forward(layer.base_layer, query, key, value, mask, scaling=0.25)
-    prompt_keys, prompt_values = layer.active_prompts()
+    prompt_keys, prompt_values = layer.active_prompts()[:2]
     keys = torch.cat([key[:, :, :2], prompt_keys.expand(1, 2, 5, 16)], 2)
     values = torch.cat([value[:, :, :2], prompt_values.expand(1, 2, 5, 16)], 2)
     want = (query @ keys.transpose(2, 3) * 0.25).softmax(-1) @ values
@@ -255,7 +255,7 @@ def test_a_mask_hides_tokens_and_never_prompts(implementation):
 
 
 def test_flash_attention_sees_the_real_config(monkeypatch):
-    """flash reads the implementation's name off the module's config, and its 2-D mask grows by ones."""
+    """flash reads the implementation's name off the module's config; its 2-D mask grows by ones, before the tokens."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     seen = {}
@@ -275,5 +275,5 @@ def test_flash_attention_sees_the_real_config(monkeypatch):
         del ALL_ATTENTION_FUNCTIONS._global_mapping["recording_flash"]
     assert seen["name"] == "recording_flash"
     assert seen["heads"] == 2
-    assert seen["mask"].tolist() == [[1, 1, 1, 0, 1, 1, 1, 1, 1]]
+    assert seen["mask"].tolist() == [[1, 1, 1, 1, 1, 1, 1, 1, 0]]
     assert seen["keys"].shape == (1, 2, 9, 16)
