@@ -23,8 +23,8 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # what torch says of a plain Trainer without a GPU
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # what PEFT says of model.add_adapter, used twice
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`", "ignore:You are trying to modify a model with PEFT")
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # what PEFT says of a second method or adapter
+@pytest.mark.filterwarnings("ignore:You are trying to modify a model with PEFT")
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
 def test_code_runs(page, place, capsys):
     """Python in one namespace a page; `apt-peft` lines through the command line's own function."""
