@@ -1,15 +1,16 @@
 """Adapters with their backbone, their labels and the way their clips are made, ready to score."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 
 from apt_peft.checkpoints.adapter import load_adapter
+from apt_peft.checkpoints.source import AdapterFiles, find_adapter
 from apt_peft.errors import CheckpointError, ConfigError
 from apt_peft.evaluation import finite, score
 from apt_peft.training.base import (
@@ -21,7 +22,7 @@ from apt_peft.training.base import (
     weights_fingerprint,
 )
 from apt_peft.training.clips import ClipSettings, clip_settings
-from apt_peft.training.record import Run, read_run
+from apt_peft.training.record import RUN_FILE, Run, read_run
 
 if TYPE_CHECKING:
     from apt_peft.scoring import ScoringSettings
@@ -104,10 +105,10 @@ def open_adapters(settings: Mapping[str, "ScoringSettings"]) -> dict[str, Adapte
     opened: dict[str, Adapter] = {}
     model: Any = None
     for adapter_name, flags in settings.items():
-        config, run, backbone = read_adapter_files(flags)
-        mean_pooling = "fc_norm" in (config.modules_to_save or [])
+        files, run, backbone = read_adapter_files(flags)
+        mean_pooling = "fc_norm" in (files.config.modules_to_save or [])
         if model is None:
-            first, model = (flags.adapter, backbone), _open_backbone(backbone, flags, config, mean_pooling)
+            first, model = (flags.adapter, backbone), _open_backbone(backbone, flags, files.config, mean_pooling)
             pooling, found = getattr(model.config, "use_mean_pooling", mean_pooling), weights_fingerprint(model)
         else:
             _check_shared(*first, pooling, flags.adapter, backbone, mean_pooling, run)
@@ -115,7 +116,7 @@ def open_adapters(settings: Mapping[str, "ScoringSettings"]) -> dict[str, Adapte
         frames, size = frames_and_size(model.config)
         clips = clip_settings(flags, model=backbone, frames=frames, size=size, trained=run.clips if run else None)
         with quiet():
-            model = load_adapter(model, flags.adapter, name=backbone, config=config, adapter_name=adapter_name)
+            model = load_adapter(model, files, name=backbone, adapter_name=adapter_name)
         model.set_adapter(adapter_name)
         names: dict[int, str] = model.config.id2label
         opened[adapter_name] = Adapter(
@@ -131,36 +132,32 @@ def open_adapters(settings: Mapping[str, "ScoringSettings"]) -> dict[str, Adapte
     return opened
 
 
-def read_adapter_files(settings: Any) -> tuple[Any, Run | None, str]:
-    """Read what an adapter says of itself.
+def read_adapter_files(
+    settings: Any, companions: Sequence[str] = (RUN_FILE,)
+) -> tuple[AdapterFiles, Run | None, str]:
+    """Find an adapter's files, and read what it says of itself.
 
     Args:
-        settings: `adapter`, a folder or a name on the Hub, and `model`, its backbone, None for the one that it names.
+        settings: `adapter`, a folder or a name on the Hub; `revision` of it there, None for the newest; and `model`, its
+            backbone, None for the one that it names.
+        companions: files that are wanted beside the weights where the adapter has them.
 
     Returns:
-        Its config, its run.json if there is one, and the name of its backbone.
+        Its files, its run.json if there is one, and the name of its backbone.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the backbone is not there.
     """
-    try:
-        config: Any = PeftConfig.from_pretrained(settings.adapter)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(
-            f"adapter ({settings.adapter}) must be a folder or a name on the Hub with an adapter_config.json, but: {reason}"
-        ) from None
-    run = read_run(settings.adapter)
-    name = settings.model or config.base_model_name_or_path
-    if name is None:
-        raise CheckpointError(f"adapter ({settings.adapter}) must name its backbone, but it names none. Add --model.")
+    files = find_adapter(settings.adapter, revision=settings.revision, companions=companions)
+    run = read_run(settings.adapter, folder=files.folder)
+    name = settings.model or files.backbone()
     if settings.model is None and _is_lost(name, run):
         place = "" if Path(name).is_absolute() else f" in {Path.cwd()}"
         raise CheckpointError(
             f"adapter ({settings.adapter}) must find the backbone that it names, but there is no folder {name}{place}. "
             "Give its place by --model."
         )
-    return config, run, name
+    return files, run, name
 
 
 def _open_backbone(name: str, settings: "ScoringSettings", config: Any, mean_pooling: bool) -> torch.nn.Module:

@@ -31,12 +31,15 @@ class ClipProcessor:
         self.input_name = input_name
 
     @classmethod
-    def from_pretrained(cls, adapter: str | os.PathLike, *, model: str | None = None) -> "ClipProcessor":
+    def from_pretrained(
+        cls, adapter: str | os.PathLike, *, model: str | None = None, revision: str | None = None
+    ) -> "ClipProcessor":
         """Make clips as an adapter was trained on: by its run.json, else its own or its backbone's preprocessor.
 
         Args:
             adapter: folder or name on the Hub.
             model: its backbone; None is the one that it names.
+            revision: branch, tag or commit of an adapter on the Hub.
 
         Returns:
             The processor.
@@ -47,14 +50,17 @@ class ClipProcessor:
         """
         from apt_peft.opening import read_adapter_files
         from apt_peft.training.base import frames_and_size, read_config
-        from apt_peft.training.clips import ClipSettings, clip_settings, read_processor
+        from apt_peft.training.clips import PROCESSOR_FILES, ClipSettings, clip_settings, read_processor
+        from apt_peft.training.record import RUN_FILE
 
-        _, run, backbone = read_adapter_files(SimpleNamespace(adapter=str(adapter), model=model))
+        wanted = SimpleNamespace(adapter=str(adapter), model=model, revision=revision)
+        files, run, backbone = read_adapter_files(wanted, companions=(RUN_FILE, *PROCESSOR_FILES))
+        own = str(files.folder)
         config = read_config(backbone)
         frames, size = frames_and_size(config)
         clips = clip_settings(
             SimpleNamespace(**{field.name: None for field in fields(ClipSettings)}),  # no flags
-            model=str(adapter) if read_processor(str(adapter)) else backbone,
+            model=own if read_processor(own) else backbone,
             frames=frames,
             size=size,
             trained=run.clips if run else None,

@@ -23,6 +23,9 @@ class ScoringSettings(Settings):
     """What both commands need to know; fields without a value follow the adapter's run.json."""
 
     adapter: str = setting(TEXT, "adapter: a folder or a name on the Hub", group=WHAT, metavar="DIR_OR_HUB")
+    revision: str | None = setting(
+        TEXT, "branch, tag or commit of an adapter on the Hub", None, group=WHAT, metavar="NAME"
+    )
     model: str | None = setting(
         TEXT, "backbone (default: the one the adapter names)", None, group=WHAT, metavar="DIR_OR_HUB"
     )

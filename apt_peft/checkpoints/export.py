@@ -1,6 +1,5 @@
 """From an adapter and its base back to one file of the reference's format."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +18,7 @@ from .folders import check_free, written_whole
 from .layout import PROMPTS, layout
 from .reading import listing
 from .report import ConversionReport, TensorLine
+from .source import find_adapter
 from .translate import to_reference
 
 PREFIX = "base_model.model."
@@ -43,11 +43,11 @@ def convert_adapter(adapter: str | Path, out: str | Path, *, base: str | Path | 
         CheckpointError: the adapter or its base cannot be expressed in the format, or `out` is not free.
     """
     check_free(out)
-    _check_adapter(Path(adapter))
-    name = _base_name(adapter, base)
+    files = find_adapter(adapter)
+    name = str(base or files.backbone("Give its folder or Hub name by --base."))
     model, missing = _load_base(name)
     weights = dict(model.state_dict())
-    peft_model = load_adapter(model, adapter, name=name)
+    peft_model = load_adapter(model, files, name=name)
     config = cast(AttentionPromptConfig, peft_model.peft_config["default"])
     # False: there are no embeddings, and looking for them would ask the Hub for a base that has moved.
     saved = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
@@ -76,32 +76,6 @@ def convert_adapter(adapter: str | Path, out: str | Path, *, base: str | Path | 
         written=((str(out), "one file of the reference's format: backbone, prompts and head"),),
         notes=_notes(config, model),
     )
-
-
-def _check_adapter(adapter: Path) -> None:
-    config = adapter / "adapter_config.json"
-    if not config.is_file():
-        raise CheckpointError(
-            f"adapter ({adapter}) must be a folder with adapter_config.json, but has none. Give the folder that "
-            "training or a conversion wrote."
-        )
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    method = content.get("peft_type") if isinstance(content, Mapping) else None
-    if method != "ATTENTION_PROMPT":
-        raise CheckpointError(
-            f"adapter ({adapter}) must be of type ATTENTION_PROMPT, but its adapter_config.json says {method}. The "
-            "reference's format holds attention prompts only."
-        )
-
-
-def _base_name(adapter: str | Path, base: str | Path | None) -> str:
-    name = base or AttentionPromptConfig.from_pretrained(str(adapter)).base_model_name_or_path
-    if not name:
-        raise CheckpointError(f"base must be given, for adapter ({adapter}) names none. Give its folder or Hub name.")
-    return str(name)
 
 
 def _load_base(name: str) -> tuple[PreTrainedModel, set[str]]:

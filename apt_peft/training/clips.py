@@ -1,6 +1,7 @@
 """How videos become clips: taken from the flags and, where these are silent, from the backbone's own files."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,32 @@ from apt_peft.settings import raise_all
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
+
+
+def _up_to(most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and 1 <= value <= most
+
+
+def _channels(value: Any) -> bool:
+    return (
+        isinstance(value, tuple)
+        and 1 <= len(value) <= 4
+        and all(type(x) in (int, float) and abs(x) < 1e3 for x in value)
+    )
+
+
+# What a value of run.json, which may come from anywhere, can be: nobody makes a million views of a clip.
+FITS: dict[str, Callable[[Any], bool]] = {
+    "num_frames": _up_to(100_000),
+    "sampling": lambda value: value in ("even", "uniform", "dense"),
+    "frame_stride": _up_to(100_000),
+    "size": _up_to(100_000),
+    "resize": lambda value: value in ("crop", "squash"),
+    "mean": _channels,
+    "std": lambda value: _channels(value) and all(value),
+    "segments": _up_to(1_000),
+    "crops": _up_to(100),
+}
 
 
 @dataclass(frozen=True)
@@ -47,11 +74,19 @@ class ClipSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ClipSettings":
-        """The settings that `as_dict` wrote."""
+        """The settings that `as_dict` wrote.
+
+        Raises:
+            ValueError, TypeError: a value is none that `as_dict` can have written.
+        """
         plain: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
-        return cls(**plain)
+        found = cls(**plain)
+        odd = [name for name, fits in FITS.items() if not fits(getattr(found, name))]
+        if odd:
+            raise ValueError(f"clips cannot have {', '.join(f'{name} {getattr(found, name)!r:.50}' for name in odd)}")
+        return found
 
     def processor(self) -> dict[str, Any]:
         """The same as a transformers preprocessor config, for pipelines."""
@@ -120,6 +155,15 @@ def clip_settings(
         f"Leave --{name.replace('_', '-')} out, or convert the backbone."
         for name, given, own in (("num_frames", settings.num_frames, frames), ("size", settings.size, size))
         if given is not None and given != own
+    ]
+    problems += [
+        f"{name} ({value}) of run.json must be what the backbone was made for, but {model} takes {own}. Give the backbone that "
+        "the adapter was trained on by --model."
+        for name, value, own in (
+            ("num_frames", getattr(trained, "num_frames", frames), frames),
+            ("size", getattr(trained, "size", size), size),
+        )
+        if value != own
     ]
     raise_all(problems)
     processor = read_processor(model) if trained is None else {}

@@ -8,14 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-
 from apt_peft.errors import CheckpointError
 from apt_peft.training.clips import ClipSettings
 
 RUN_FILE = "run.json"
 EVALUATION = "evaluation"
 FORMAT = 1
+PRECISIONS = ("float32", "bfloat16", "float16")
 PACKAGES = ("torch", "torchvision", "transformers", "peft", "accelerate", "av")
 
 
@@ -40,11 +39,12 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def read_run(adapter: str | Path) -> Run | None:
+def read_run(adapter: str | Path, *, folder: Path | None = None) -> Run | None:
     """Read an adapter's run.json.
 
     Args:
-        adapter: folder or name on the Hub.
+        adapter: its folder; or its name, for messages, where the files are somewhere else.
+        folder: where they are.
 
     Returns:
         How its clips are made and how it was scored; None for an adapter that `train` did not make.
@@ -52,14 +52,17 @@ def read_run(adapter: str | Path) -> Run | None:
     Raises:
         CheckpointError: the file is damaged.
     """
-    path = cached_file(str(adapter), RUN_FILE, _raise_exceptions_for_missing_entries=False)
-    if path is None:
+    path = Path(folder or adapter) / RUN_FILE
+    if not path.is_file():
         return None
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
         clips = ClipSettings.from_dict(values["clips"])
-        return Run(clips, str(values["precision"]), int(values["settings"]["batch_size"]), values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        batch_size = int(values["settings"]["batch_size"])
+        if values["precision"] not in PRECISIONS or batch_size < 1:
+            raise ValueError(f"precision is {values['precision']!r:.50} and batch_size {batch_size}")
+        return Run(clips, values["precision"], batch_size, values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"adapter ({adapter}) must have a {RUN_FILE} as apt-peft train wrote it, but reading it fails: "
             f"{type(error).__name__}: {error}. Restore the file, or delete it and give the clip settings by flags."

@@ -15,9 +15,10 @@ import torch
 from peft import PeftModel
 from transformers import set_seed
 
+from apt_peft import hub
 from apt_peft.errors import ConfigError
 from apt_peft.evaluation import EvaluationResult, evaluate, unreadable_by_name
-from apt_peft.training import checkpoints, hub
+from apt_peft.training import checkpoints
 from apt_peft.training.base import (
     frames_and_size,
     open_base,

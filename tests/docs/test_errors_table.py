@@ -9,8 +9,8 @@ from pages import DOCS, ROOT
 
 TEXT = (DOCS / "errors.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (?!case |---)(.+) \| `(.+)` \| `(\S+)::(\w+)` \|$", TEXT, re.MULTILINE)
-SUBJECTS = ["Settings of the method", "Where prompts go", "Weight files", "Backbones and adapters", "Clips and lists"]
-SUBJECTS += ["Arguments"]
+SUBJECTS = ["Settings of the method", "Where prompts go", "Weight files", "Backbones and adapters", "The Hub"]
+SUBJECTS += ["Clips and lists", "Arguments"]
 MATCHES_WHOLE = re.compile(r"raises_exactly|refused\(|_fails\(|assert .* == ")
 
 

@@ -9,7 +9,7 @@ import torch
 from clips import write_classes
 from helpers import raises_exactly
 from models import tiny_videomae
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
@@ -48,11 +48,10 @@ def settings(adapter: Path, data: Path | str = "d", **given) -> EvaluateSettings
 
 
 def test_no_adapter(tmp_path):
-    with pytest.raises(ValueError, match="adapter_config") as told:
-        PeftConfig.from_pretrained(str(tmp_path))
     with raises_exactly(
         CheckpointError,
-        f"adapter ({tmp_path}) must be a folder or a name on the Hub with an adapter_config.json, but: {told.value}",
+        f"adapter ({tmp_path}) must be a folder or a name on the Hub with an adapter_config.json, but it has none. Give the "
+        "folder that training or a conversion wrote.",
     ):
         open_adapter(settings(tmp_path))
 
@@ -112,15 +111,11 @@ def test_a_backbone_that_may_be_on_the_hub_and_cannot_be_had(adapter):
 
 def test_an_adapter_for_another_backbone(adapter, tmp_path):
     tiny_videomae(hidden_size=48, num_attention_heads=3).save_pretrained(tmp_path / "other")
-    base = open_base(str(tmp_path / "other"), labels=["down", "left", "up"])
-    with quiet(), pytest.raises(RuntimeError) as told:
-        PeftModel.from_pretrained(base, str(adapter))
-    reason = " ".join(line.strip() for line in str(told.value).split("\n")[:2])
-    assert "size mismatch" in reason
     with raises_exactly(
         CheckpointError,
-        f"adapter ({adapter}) must be whole and fit its backbone ({tmp_path / 'other'}), but {reason.rstrip('.')}. "
-        "Copy the adapter again, or give the backbone it was trained on.",
+        f"adapter ({adapter}) must be whole and fit its backbone ({tmp_path / 'other'}), but it has other shapes: "
+        "base_model.model.classifier.weight [3, 32], not [3, 48], base_model.model.fc_norm.bias [32], not [48], "
+        "base_model.model.fc_norm.weight [32], not [48]. Copy the adapter again, or give the backbone it was trained on.",
     ):
         open_adapter(settings(adapter, model=str(tmp_path / "other")))
 
@@ -149,7 +144,7 @@ def test_an_adapter_that_lacks_tensors_is_not_scored(adapter, backbone, data, lo
     with raises_exactly(
         CheckpointError,
         f"adapter ({adapter}) must be whole and fit its backbone ({backbone}), but it lacks "
-        f"{', '.join(gone) if lost != 'classifier' else gone[-1]}. "
+        f"{', '.join(gone)}. "
         "Copy the adapter again, or give the backbone it was trained on.",
     ):
         evaluate_adapter(settings(adapter, data))
@@ -161,6 +156,10 @@ def test_an_adapter_that_lacks_tensors_is_not_scored(adapter, backbone, data, lo
         ("{", "JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
         ("{}", "KeyError: 'clips'"),
         ("[]", "TypeError: list indices must be integers or slices, not str"),
+        (
+            "[" * 100_000,
+            "RecursionError: maximum recursion depth exceeded while decoding a JSON array from a unicode string",
+        ),
     ],
 )
 def test_a_damaged_run_file(adapter, content, reason):

@@ -159,7 +159,17 @@ def test_only_the_damaged_adapter_is_refused(adapters, tmp_path):
     key = next(key for key in weights if "attention_prompt_value" in key)
     weights[key][0] = torch.nan
     save_file(weights, torn / "adapter_model.safetensors")
-    opened = open_adapters({"a": flags(adapters / "three"), "b": flags(torn)})
+    with raises_exactly(
+        CheckpointError,
+        f"adapter ({torn}) must hold finite weights, but {key} has NaN or infinite values: its training diverged, or it is "
+        "damaged. Copy it again, or take an earlier one.",
+    ):
+        open_adapters({"a": flags(adapters / "three"), "b": flags(torn)})
+    opened = open_adapters({"a": flags(adapters / "three"), "b": flags(adapters / "five")})
+    with torch.no_grad():  # what cannot come from a file any more
+        for name, parameter in opened["b"].model.named_parameters():
+            if name.endswith("attention_prompt_value.b"):
+                parameter.fill_(torch.nan)
     with raises_exactly(
         CheckpointError,
         "scores (3 of 3 clips) must be finite, but the model's are NaN: its weights are damaged, or its training has "

@@ -7,8 +7,7 @@ import torch
 from checkpoint_files import APT, GOLDEN, PRETRAIN, expected, golden
 from helpers import raises_exactly
 from models import clips, prompted, tiny_videomae
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForVideoClassification, VivitConfig, VivitForVideoClassification
 
@@ -191,21 +190,21 @@ def test_error_head_nowhere(tmp_path):
 def test_error_no_adapter(tmp_path):
     with raises_exactly(
         CheckpointError,
-        f"adapter ({tmp_path}) must be a folder with adapter_config.json, but has none. Give the folder that training or "
-        "a conversion wrote.",
+        f"adapter ({tmp_path}) must be a folder or a name on the Hub with an adapter_config.json, but it has none. Give the "
+        "folder that training or a conversion wrote.",
     ):
         convert_adapter(tmp_path, tmp_path / "out.pth")
 
 
-@pytest.mark.parametrize(("content", "found"), [(None, "LORA"), ("[]", "None"), ("{", "None")])
+@pytest.mark.parametrize(("content", "found"), [(None, "LORA"), ("[]", "None")])
 def test_error_adapter_of_another_method(content, found, tmp_path):
     get_peft_model(tiny_videomae(), LoraConfig(target_modules=["query"])).save_pretrained(tmp_path)
     if content is not None:
         (tmp_path / "adapter_config.json").write_text(content)
     with raises_exactly(
         CheckpointError,
-        f"adapter ({tmp_path}) must be of type ATTENTION_PROMPT, but its adapter_config.json says {found}. The "
-        "reference's format holds attention prompts only.",
+        f"adapter ({tmp_path}) must be of type ATTENTION_PROMPT, but its adapter_config.json says {found!r}. Load adapters "
+        "of other methods with PEFT itself.",
     ):
         convert_adapter(tmp_path, tmp_path / "out.pth")
 
@@ -214,7 +213,7 @@ def test_error_no_base_named(tmp_path):
     prompted().save_pretrained(tmp_path)
     with raises_exactly(
         CheckpointError,
-        f"base must be given, for adapter ({tmp_path}) names none. Give its folder or Hub name.",
+        f"adapter ({tmp_path}) must name its backbone, but it names none. Give its folder or Hub name by --base.",
     ):
         convert_adapter(tmp_path, tmp_path / "out.pth")
 
@@ -270,10 +269,12 @@ def test_error_adapter_of_another_width(tmp_path):
     base = tiny_videomae(hidden_size=64, num_attention_heads=2)
     base.save_pretrained(tmp_path / "base")
     prompted().save_pretrained(tmp_path / "adapter")
-    with pytest.raises(RuntimeError, match="size mismatch") as told:
-        PeftModel.from_pretrained(base, tmp_path / "adapter")
-    reason = " ".join(line.strip() for line in str(told.value).split("\n")[:2]).rstrip(".")
-    with unfit(tmp_path, reason):
+    head = "base_model.model.classifier.weight [3, 32], not [3, 64]"
+    norm = ", ".join(f"base_model.model.fc_norm.{kind} [32], not [64]" for kind in ("bias", "weight"))
+    prompts = ", ".join(
+        f"{PROMPTS.format(layer, kind)} [5, 16], not [5, 32]" for layer in range(3) for kind in ("key", "value")
+    )
+    with unfit(tmp_path, f"it has other shapes: {head}, {norm}, {prompts}"):
         convert_adapter(tmp_path / "adapter", tmp_path / "out.pth", base=tmp_path / "base")
 
 
@@ -307,25 +308,8 @@ def test_error_adapter_lacks_its_head(tmp_path):
     kept = {name: tensor for name, tensor in weights.items() if "classifier" not in name}
     assert len(kept) < len(weights)
     save_file(kept, tmp_path / "adapter" / "adapter_model.safetensors")
-    with unfit(tmp_path, "it lacks base_model.model.classifier.weight"):
+    with unfit(tmp_path, "it lacks base_model.model.classifier.bias, base_model.model.classifier.weight"):
         convert_adapter(tmp_path / "adapter", tmp_path / "out.pth", base=tmp_path / "base")
-
-
-@pytest.mark.parametrize("damage", ["gone", "truncated"])
-def test_error_adapter_weights_damaged(damage, tmp_path):
-    prompted().save_pretrained(tmp_path / "adapter")
-    tiny_videomae().save_pretrained(tmp_path / "base")
-    weights = tmp_path / "adapter" / "adapter_model.safetensors"
-    if damage == "gone":
-        weights.unlink()
-    else:
-        weights.write_bytes(weights.read_bytes()[:-100])
-        with pytest.raises(SafetensorError) as told:
-            load_file(weights)
-    reason = "it has no adapter_model.safetensors" if damage == "gone" else f"its weights cannot be read ({told.value})"
-    with unfit(tmp_path, reason):
-        convert_adapter(tmp_path / "adapter", tmp_path / "out.pth", base=tmp_path / "base")
-    assert not (tmp_path / "out.pth").exists()
 
 
 def test_error_of_the_tuner_passes(tmp_path):

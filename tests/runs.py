@@ -1,0 +1,47 @@
+"""A tiny backbone in a folder and tiny clips in class folders, made once; and the settings of a quick run on them."""
+
+from pathlib import Path
+
+import pytest
+from clips import write_classes
+from models import tiny_videomae
+
+from apt_peft.training.settings import TrainSettings
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory) -> Path:
+    """A random VideoMAE of 3 layers, 4 frames of 16 px, as a user's folder; its own config knows two labels."""
+    folder = tmp_path_factory.mktemp("backbone") / "tiny"
+    tiny_videomae(num_labels=2).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Three classes: four training clips and two test clips each."""
+    root = tmp_path_factory.mktemp("data")
+    size = {"num_frames": 6, "width": 32, "height": 24}
+    write_classes(root / "train", ["down", "left", "up"], clips=4, **size)
+    write_classes(root / "test", ["down", "left", "up"], clips=2, **size)
+    return root
+
+
+@pytest.fixture
+def quick(backbone, data, tmp_path):
+    """Settings of a run of seconds; any of them may be given."""
+
+    def settings(**changes) -> TrainSettings:
+        values = {
+            "model": str(backbone),
+            "data": str(data),
+            "out": str(tmp_path / "run"),
+            "epochs": 2,
+            "batch_size": 4,
+            "num_prompt_tokens": 3,
+            "threads": 1,
+            "progress": False,
+        }
+        return TrainSettings(**(values | changes))
+
+    return settings
