@@ -132,9 +132,7 @@ def open_adapters(settings: Mapping[str, "ScoringSettings"]) -> dict[str, Adapte
     return opened
 
 
-def read_adapter_files(
-    settings: Any, companions: Sequence[str] = (RUN_FILE,)
-) -> tuple[AdapterFiles, Run | None, str]:
+def read_adapter_files(settings: Any, companions: Sequence[str] = (RUN_FILE,)) -> tuple[AdapterFiles, Run | None, str]:
     """Find an adapter's files, and read what it says of itself.
 
     Args:
