@@ -23,6 +23,7 @@ from .layer import AttentionPromptLayer
 from .limits import check_memory
 from .mixed import mixed_batch
 from .order import OwnConfigs, check_adapter_name, refuse_taken_names
+from .quantized import blocks_gradients, quantized_modules
 from .seams import config_around, prepare_embeddings, restore_embeddings
 from .storage import is_left_on_disk
 
@@ -117,6 +118,16 @@ class AttentionPromptModel(BaseTuner):
             )
         if label_head_name(model, config.modules_to_save or []) is None:
             self._check_labels_without_head(config, model)
+        if unfit := quantized_modules(model, config.modules_to_save or []):
+            raise TargetError(
+                f"modules_to_save {unfit} must have weights that can be trained, but those of the model are quantized. Load it "
+                f"with llm_int8_skip_modules={unfit} in BitsAndBytesConfig, or modules_to_not_convert={unfit} in TorchAoConfig."
+            )
+        if not config.inference_mode and blocks_gradients(model):
+            raise TargetError(
+                "quantization_config of the model must let gradients through, but it rounds activations, and prompts would "
+                "never change. Train on weights quantized alone (Int8WeightOnlyConfig); a trained adapter can be loaded here."
+            )
         inside = tuple(key + "." for key, module in model.named_modules() if isinstance(module, BaseTunerLayer))
         matched = {
             key: module
