@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.masking_utils import sdpa_mask
 
-Prompts = dict[str, tuple[Tensor, Tensor]]  # name of an attention module -> keys, values: (P, D) or (H, P, D) each
+# name of an attention module -> keys and values, (P, D) or (H, P, D) each, and perhaps a bias on their scores, (P,)
+Prompts = dict[str, tuple[Tensor, ...]]
 
 
 def softmax_over_tokens_and_prompts(
@@ -27,10 +28,10 @@ def softmax_over_tokens_and_prompts(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[Tensor, Tensor]:
-    """softmax([Q K^T ; Q P_k^T]) [V ; P_v]: masks and biases act on the tokens, a soft cap on all scores."""
+    """softmax([Q K^T ; Q P_k^T]) [V ; P_v]: masks and position biases act on the tokens, a soft cap on all scores."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.einsum("bhqd,bhkd->bhqk", query, key) * scaling
-    keys, values = getattr(module, "prompts", (key.new_zeros(0, key.shape[-1]),) * 2)
+    keys, values, *bias_of_prompts = getattr(module, "prompts", (key.new_zeros(0, key.shape[-1]),) * 2)
     of_prompts = query @ keys.transpose(-1, -2) * scaling
     if softcap is not None:
         scores, of_prompts = (softcap * torch.tanh(s / softcap) for s in (scores, of_prompts))
@@ -39,6 +40,7 @@ def softmax_over_tokens_and_prompts(
             scores = scores.masked_fill(~bias, float("-inf"))
         elif bias is not None:
             scores = scores + bias
+    of_prompts = sum(bias_of_prompts, start=of_prompts)
     weights = F.dropout(torch.cat([scores, of_prompts], -1).softmax(-1), dropout)
     tokens = key.shape[2]
     result = weights[..., :tokens] @ value + weights[..., tokens:] @ values
@@ -87,8 +89,12 @@ class SavedPrompts:
         self.prefix = prefix
 
     def prompts(self) -> Prompts:
-        """p * max(scale, 1), where a scale was saved."""
-        return {name: (self._scaled(name, "key", 0), self._scaled(name, "value", 1)) for name in self.modules}
+        """p * max(scale, 1), where a scale was saved; and the biases, where there are some."""
+        biases = {name: self.leaves.get(f"{self.prefix}{name}.attention_prompt_bias") for name in self.modules}
+        return {
+            name: (self._scaled(name, "key", 0), self._scaled(name, "value", 1), *([] if bias is None else [bias]))
+            for name, bias in biases.items()
+        }
 
     def _scaled(self, module: str, kind: str, row: int) -> Tensor:
         stem = f"{self.prefix}{module}.attention_prompt_"

@@ -7,6 +7,7 @@ that the real config names at that moment. So no forward is copied, and switchin
 """
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch.nn as nn
@@ -83,6 +84,7 @@ def attention_prompt_forward(
     """
     view: PromptedConfig = module.config
     layer = view.prompt_layer
+    name = view.real_config._attn_implementation or "eager"
     implementation = _implementation(module, view.real_config)
     plain_module = _UnpromptedModule(module, view.real_config)
     if position_bias is not None:
@@ -95,7 +97,6 @@ def attention_prompt_forward(
     if prompts is None:
         return implementation(plain_module, query, key, value, attention_mask, **kwargs)
 
-    name = view.real_config._attn_implementation
     _refuse_unsupported(module, name, attention_mask, prompts, kwargs)
     num_tokens = key.shape[2]
     flash = "flash" in name or (isinstance(attention_mask, Tensor) and attention_mask.dim() == 2)
@@ -105,19 +106,24 @@ def attention_prompt_forward(
         attention_mask = extend_mask(attention_mask, prompts, query, num_tokens)
     if position_bias is not None:
         kwargs["position_bias"] = pad_mask(position_bias, prompts.keys.shape[-2])
+    if name == "eager" and attention_mask is not None and layer.eager_ignores_masks:
+        implementation = softmax_attention  # what is masked here are prompts; the model itself has no masks
     first = flash and attention_mask is not None
     key, value = append_prompts(key, prompts.keys, first=first), append_prompts(value, prompts.values, first=first)
     return implementation(plain_module, query, key, value, attention_mask, **kwargs)
 
 
 def _implementation(module: nn.Module, config: Any):
-    """The function that the module would have called without us; eager variants differ by modelling file."""
-    namespace = forward_function(module).__globals__
-    eager = namespace.get("eager_attention_forward") or getattr(
+    """The function that the module would have called without us."""
+    interface = forward_function(module).__globals__.get("ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)
+    return interface.get_interface(config._attn_implementation, eager_attention(module))
+
+
+def eager_attention(module: nn.Module) -> Callable[..., Any]:
+    """The function that a module calls for eager attention; they differ by modelling file."""
+    return forward_function(module).__globals__.get("eager_attention_forward") or getattr(
         sys.modules[type(module).__module__], "eager_attention_forward", softmax_attention
     )
-    interface = namespace.get("ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)
-    return interface.get_interface(config._attn_implementation, eager)
 
 
 def _refuse_unsupported(

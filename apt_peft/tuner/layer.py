@@ -20,11 +20,11 @@ from .functional import (
     stack_prompts,
 )
 from .heads import HeadWrapper
-from .interface import PromptedConfig, attention_prompt_forward
+from .interface import PromptedConfig, attention_prompt_forward, eager_attention
 from .limits import refuse_unusable
 from .nesting import NamesOfInnerTuners
 from .samples import SampleAdapters
-from .seams import seam_of
+from .seams import ignores_masks, seam_of
 from .storage import PromptDict, onloaded, place_for_prompts, take_out_of_offloading
 
 
@@ -73,6 +73,7 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
         self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name
         self.seam = seam_of(base_layer)
+        self.eager_ignores_masks = ignores_masks(eager_attention(base_layer))
         self.lends_config = not hasattr(base_layer, "config")
         base_layer.config = PromptedConfig(model_config if self.lends_config else base_layer.config, self)
         self.update_layer(adapter_name, config, module_name)

@@ -114,10 +114,13 @@ def _forward_by_sample(wrapper: ModulesToSaveWrapper, chosen: SampleAdapters, *a
     batch = len(chosen.index)
 
     def pick(value: Any, rows: list[int]) -> Any:
-        of_batch = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
-        return value[rows] if of_batch else value
+        if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] % batch:
+            return value
+        # a sample may have several rows beside each other (TimeSformer's frames, where each is classified by itself)
+        return value.unflatten(0, (batch, -1))[rows].flatten(0, 1)
 
-    rows, outputs = [], []
+    rows: list[int] = []
+    outputs = []
     for name in chosen.names:
         module = wrapper.original_module
         if name in wrapper.modules_to_save:
@@ -138,4 +141,5 @@ def _join(outputs: list[Any], rows: list[int]) -> Any:
     width = max(output.shape[-1] for output in outputs)
     padded = [nn.functional.pad(output, (0, width - output.shape[-1]), value=-torch.inf) for output in outputs]
     order = torch.tensor(rows, device=padded[0].device).argsort()
-    return torch.cat([output.to(padded[0].dtype) for output in padded])[order]
+    joined = torch.cat([output.to(padded[0].dtype) for output in padded])
+    return joined.unflatten(0, (len(rows), -1))[order].flatten(0, 1)

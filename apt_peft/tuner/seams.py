@@ -5,9 +5,12 @@ values off that projection and hands them to the function that all other archite
 So whatever that function does with prompts, it does here, too.
 """
 
+import dis
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,7 +57,7 @@ def softmax_attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention in plain operations, for a module whose file has no `eager_attention_forward`.
+    """Attention in plain operations, for a module whose file has no `eager_attention_forward`, or one without masks.
 
     Args:
         module: the attention module.
@@ -72,8 +75,18 @@ def softmax_attention(
     scores = (query @ key.transpose(-2, -1)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
-    weights = F.dropout(scores.softmax(dim=-1), dropout)
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+    weights = F.dropout(weights, dropout)
     return (weights @ value).transpose(1, 2), weights
+
+
+def ignores_masks(function: Callable[..., Any]) -> bool:
+    """Whether an attention function takes an `attention_mask` and never looks at it: V-JEPA 2's eager one, for example."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None or "attention_mask" not in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+        return False
+    # from Python 3.13 on one instruction may load two names
+    return not any("attention_mask" in str(i.argval) for i in dis.get_instructions(code) if "LOAD" in i.opname)
 
 
 def timesformer_head_dimensions(module: nn.Module) -> tuple[int, int]:

@@ -1,12 +1,17 @@
 """The table of architectures: heads, names, and the parts of a model that stay without prompts."""
 
+import copy
+
 import pytest
+import torch
 import transformers
 from architectures import AVAILABLE, PRISM, SMALL, TOWERS, build
 from peft import get_peft_model
 
 from apt_peft import AttentionPromptConfig
 from apt_peft.tuner.families import DEFAULT_PATTERNS, fold_names, heads_of, patch_elements
+from apt_peft.tuner.interface import eager_attention
+from apt_peft.tuner.seams import ignores_masks, softmax_attention
 
 videoprism = pytest.mark.skipif("videoprism" not in AVAILABLE, reason="the installed transformers has no VideoPrism")
 
@@ -90,3 +95,19 @@ def test_expressions_in_saved_adapters_stay_known():
         anywhere + r"encoder\.layer\.(?P<layer>\d+)\.(?:temporal_)?attention\.attention",
         anywhere + r"(?:spatial|temporal)_layers\.(?P<layer>\d+)\.attention",
     } <= DEFAULT_PATTERNS
+
+
+def test_eager_attention_that_ignores_masks_is_found():
+    """V-JEPA 2's takes a mask and drops it: prompts that a sample lacks, and biases, need another function."""
+    found = {
+        name: ignores_masks(eager_attention(model.get_submodule(model_targets(model)[0])))
+        for name in AVAILABLE
+        for model in [build(name)]
+    }
+    assert [name for name, ignores in found.items() if ignores] == ["vjepa2"]
+    assert not ignores_masks(softmax_attention)
+    assert not ignores_masks(torch.nn.functional.softmax)  # takes none
+
+
+def model_targets(model) -> list[str]:
+    return get_peft_model(copy.deepcopy(model), AttentionPromptConfig(num_prompt_tokens=1)).targeted_module_names

@@ -134,11 +134,13 @@ def test_no_mask_where_none_is_needed(monkeypatch):
     assert all(mask.stride(2) == 0 for mask in masks[3:])  # no memory for each query
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
-def test_every_architecture(name):
+@pytest.mark.parametrize(
+    ("name", "implementation"), [(name, kind) for name in AVAILABLE for kind in ARCHITECTURES[name].implementations]
+)
+def test_every_architecture(name, implementation):
     """Masks, biases and inner batches of all of them: one sample by prompts of 2, one by 3, one by none."""
     settings = {"init_weights": False, "prompt_dropout": 0.0}
-    model = get_peft_model(build(name), AttentionPromptConfig(num_prompt_tokens=2, **settings))
+    model = get_peft_model(build(name, implementation), AttentionPromptConfig(num_prompt_tokens=2, **settings))
     model.add_adapter("b", AttentionPromptConfig(num_prompt_tokens=3, **settings))
     model.eval()
     inputs = ARCHITECTURES[name].inputs(batch=3)

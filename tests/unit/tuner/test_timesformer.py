@@ -1,5 +1,6 @@
 """TimeSformer computes its attention without transformers' interface: its seam, in all three kinds of attention."""
 
+import contextlib
 import copy
 import pickle
 
@@ -237,6 +238,23 @@ def test_half_precision():
     assert logits.logits.dtype == torch.bfloat16
     logits.loss.backward()
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+
+
+def test_an_adapter_for_each_sample_where_each_frame_is_classified_by_itself():
+    """`space_only` sends the classifier a row for each frame of each sample."""
+    model = prompted(timesformer(attention_type="space_only"))
+    model.add_adapter("other", AttentionPromptConfig(num_prompt_tokens=5, init_weights=False))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("classifier.modules_to_save.other.weight"):
+                parameter.mul_(-2)
+    inputs, names = clips(3), ["other", "__base__", "default"]
+    mixed = model(**inputs, adapter_names=names).logits.unflatten(0, (3, 3))
+    for row, name in enumerate(names):
+        model.set_adapter("default" if name == "__base__" else name)
+        with model.disable_adapter() if name == "__base__" else contextlib.nullcontext():
+            alone = output(model, inputs).unflatten(0, (3, 3))
+        torch.testing.assert_close(mixed[row], alone[row], rtol=1e-9, atol=1e-9)
 
 
 def test_two_adapters_act_together(tmp_path):
