@@ -13,6 +13,7 @@ from .training.optimizer import prompt_parameter_groups
 from .tuner import (
     AttentionPromptConfig,
     AttentionPromptModel,
+    gather_adapter_state,
     hotswap_adapter,
     hotswap_adapter_from_state_dict,
     initialize_prompts_from_data,
@@ -32,6 +33,7 @@ __all__ = [
     "MissingExtraError",
     "TargetError",
     "__version__",
+    "gather_adapter_state",
     "hotswap_adapter",
     "hotswap_adapter_from_state_dict",
     "initialize_prompts_from_data",

@@ -35,10 +35,15 @@ def run(args: argparse.Namespace) -> int:
         AptError: settings, data, backbone or folder cannot be used.
     """
     flags = settings.from_arguments(TrainSettings, vars(args))
+    from apt_peft.training import processes
     from apt_peft.training.record import percent
     from apt_peft.training.train import train
 
     result = train(flags)
+    first = processes.rank() == 0
+    processes.leave()
+    if not first:
+        return 0
     scores = []
     if result.top1 is not None:
         scores.append(f"test top-1 {percent(result.top1)}")

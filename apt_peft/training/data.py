@@ -14,6 +14,7 @@ from torch.utils.data import default_collate
 from tqdm.auto import tqdm
 
 from apt_peft.errors import DataError
+from apt_peft.training import processes
 from apt_peft.training.checkpoints import CACHE
 from apt_peft.training.clips import ClipSettings
 from apt_peft.training.settings import TrainSettings
@@ -282,13 +283,15 @@ def _look_at(data: RunData) -> tuple[str, ...]:
     """
     settings = data.settings
     jobs = [(split, clip) for split in SPLITS for clip in data.splits[split]]
-    bar = tqdm(total=len(jobs), desc="reading clips", unit="clip", disable=not settings.progress, leave=False)
+    mine = jobs[processes.rank() :: processes.world_size()]
+    bar = tqdm(total=len(mine), desc="reading clips", unit="clip", disable=not settings.progress, leave=False)
     with bar:
         if data.cache is None:
-            errors = keep_readable([clip for _, clip in jobs], on_error="skip", progress=bar.update)[1]
-            bad = {error.name: error for error in errors}
+            errors = keep_readable([clip for _, clip in mine], on_error="skip", progress=bar.update)[1]
         else:
-            bad = _fill_cache(data, bar)
+            errors = _fill_cache(data, bar)
+    found = {error.name: error for errors in processes.gather(errors) for error in errors}
+    bad = {clip.name: found[clip.name] for _, clip in jobs if clip.name in found}
     if bad and settings.on_error == "stop":
         raise unreadable_error(list(bad.values()), len(jobs))
     for error in bad.values():
@@ -308,11 +311,12 @@ def _look_at(data: RunData) -> tuple[str, ...]:
     return tuple(bad)
 
 
-def _fill_cache(data: RunData, bar: Any) -> dict[str, UnreadableVideoError]:
-    """Read every clip into the cache, in threads (FFmpeg gives Python's lock back)."""
+def _fill_cache(data: RunData, bar: Any) -> list[UnreadableVideoError]:
+    """Read this process's part of the clips into the cache, in threads (FFmpeg gives Python's lock back)."""
     # Made before the threads start: this checks the settings, and each thread then only reads.
     datasets = [("train", data.training()), *((split, data.testing(split)) for split in ("val", "test"))]
     jobs = [(dataset, index) for _, dataset in datasets for index in range(len(dataset))]
+    jobs = jobs[processes.rank() :: processes.world_size()]
 
     def read(job: tuple[VideoDataset, int]) -> UnreadableVideoError | None:
         dataset, index = job
@@ -322,12 +326,8 @@ def _fill_cache(data: RunData, bar: Any) -> dict[str, UnreadableVideoError]:
             return error
         return None
 
-    bad: dict[str, UnreadableVideoError] = {}
     with ThreadPoolExecutor(max(1, data.settings.workers, os.cpu_count() or 1)) as pool:
-        for error in _as_done(pool.map(read, jobs), bar):
-            if error is not None:
-                bad[error.name] = error
-    return bad
+        return [error for error in _as_done(pool.map(read, jobs), bar) if error is not None]
 
 
 def _as_done(results: Iterable[Any], bar: Any) -> Iterable[Any]:

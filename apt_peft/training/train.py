@@ -6,6 +6,7 @@ import logging
 import math
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,8 @@ from transformers import set_seed
 
 from apt_peft import hub
 from apt_peft.errors import ConfigError
-from apt_peft.evaluation import EvaluationResult, evaluate, unreadable_by_name
-from apt_peft.training import checkpoints
+from apt_peft.evaluation import EvaluationResult, unreadable_by_name
+from apt_peft.training import checkpoints, processes
 from apt_peft.training.base import (
     frames_and_size,
     open_base,
@@ -76,15 +77,21 @@ def train(settings: TrainSettings) -> TrainResult:
         AptError: settings, data, backbone or folder cannot be used; the folder is as it was, unless a checkpoint was made.
     """
     out = Path(settings.out)
+    processes.join(settings.device)
+    if processes.rank() > 0:
+        logging.getLogger("apt_peft").setLevel(logging.ERROR)
+        settings = replace(settings, progress=False)
     if settings.push_to_hub:
-        hub.check(settings.push_to_hub)
-    if settings.resume and checkpoints.is_finished(out):
+        processes.on_first(partial(hub.check, settings.push_to_hub))
+    if settings.resume and processes.on_first(partial(checkpoints.is_finished, out)):
         logger.warning("The run in %s is finished; nothing is left to train.", out)
-        return _finished(settings, out)
-    with checkpoints.run_folder(out, resume=settings.resume), threads(settings.threads), quiet():
-        result = _train(settings, out)
+        result = _finished(settings, out)
+    else:
+        with ExitStack() as stack, threads(settings.threads), quiet():
+            processes.on_first(lambda: stack.enter_context(checkpoints.run_folder(out, resume=settings.resume)))
+            result = _train(settings, out)
     if settings.push_to_hub:
-        hub.push(out, settings.push_to_hub)
+        processes.on_first(partial(hub.push, out, settings.push_to_hub))
     return result
 
 
@@ -100,9 +107,13 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
     set_seed(settings.seed)
     base = open_base(settings.model, labels=data.labels, mean_pooling=True)
     fingerprint = weights_fingerprint(base)
-    checkpoints.check_same_run(
-        folder, {**settings.what_comes_out(), "data fingerprint": data.fingerprint, "backbone fingerprint": fingerprint}
-    )
+    now = {
+        **settings.what_comes_out(),
+        "data fingerprint": data.fingerprint,
+        "backbone fingerprint": fingerprint,
+        "processes": processes.world_size(),
+    }
+    processes.on_first(partial(checkpoints.check_same_run, folder, now))
     model = add_prompts(base, settings, data)
     trained, total = model.get_nb_trainable_parameters()
     logger.info(
@@ -114,9 +125,11 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
     )
 
     trainer = _trainer(model, settings, data, folder)
-    checkpoint = _checkpoint_to_resume(folder) if settings.resume else None
+    checkpoint = processes.on_first(partial(_checkpoint_to_resume, folder)) if settings.resume else None
     if checkpoint is not None:
         trainer.seconds_before = (checkpoints.read_marker(checkpoint) or {}).get("seconds", 0.0)
+    if processes.world_size() > 1:
+        set_seed(settings.seed + processes.rank())  # each process draws dropout masks of its own
     trainer.started = time.perf_counter()
     with unreadable_by_name():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -136,6 +149,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         "chosen_step": trainer.state.best_global_step or trainer.state.global_step,
         "learning_rates": vars(trainer.rates),
         "precision": _precision(settings),
+        "processes": processes.world_size(),
         "clips": clips.as_dict(),
         "labels": list(data.labels),
         "data": data.as_dict(),
@@ -147,8 +161,9 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "history": [_finite(entry) for entry in trainer.state.log_history],
     }
-    if trainer.is_world_process_zero():
-        _write_adapter(out, model, settings, data, clips, values, test, forced_pooling=not mean_pooling)
+    processes.on_first(
+        partial(_write_adapter, out, model, settings, data, clips, values, test, forced_pooling=not mean_pooling)
+    )
     return TrainResult(
         out=out,
         method=settings.method,
@@ -193,17 +208,16 @@ def _trainer(model: PeftModel, settings: TrainSettings, data: RunData, folder: P
 
 
 def _score(model: PeftModel, settings: TrainSettings, data: RunData, split: str) -> EvaluationResult:
-    result = evaluate(
+    scores, targets = processes.score_together(
         model,
         data.testing(split),
-        labels=data.labels,
-        names=data.names(split),
         batch_size=settings.batch_size,
         workers=settings.workers,
         precision=_precision(settings),
         progress=settings.progress,
     )
-    return replace(result, skipped=data.skipped_of.get(split, ()))
+    names, skipped = tuple(data.names(split)), data.skipped_of.get(split, ())
+    return EvaluationResult(data.labels, names, targets, scores, skipped)
 
 
 def _checkpoint_to_resume(folder: Path) -> Path | None:
@@ -272,8 +286,6 @@ def _finished(settings: TrainSettings, out: Path) -> TrainResult:
     values = run.values
     now = settings.what_comes_out()
     checkpoints.refuse_changes({name: values["settings"].get(name) for name in now}, now)
-    if settings.push_to_hub:
-        hub.push(out, settings.push_to_hub)
     return TrainResult(
         out=out,
         method=values["method"],

@@ -13,11 +13,13 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from apt_peft.errors import ConfigError
 from apt_peft.evaluation import EvaluationResult, clip_logits
-from apt_peft.training import checkpoints
+from apt_peft.training import checkpoints, processes
 from apt_peft.training.optimizer import LearningRates, prompt_parameter_groups, warmup_cosine
 from apt_peft.training.settings import TrainSettings
 
 SELECTION = "selection"
+# The label of which torch's cross entropy takes no notice, and which Trainer doesn't count.
+IGNORED = -100
 
 
 class PromptTrainer(Trainer):
@@ -59,7 +61,10 @@ class PromptTrainer(Trainer):
         return self.seconds_before + time.perf_counter() - self.started
 
     def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Cross entropy with smoothed labels, summed over the batch and divided by the clips of the optimizer step."""
+        """Cross entropy with smoothed labels, summed over the batch and divided by the clips of the optimizer step.
+
+        These are the clips of all processes; Trainer makes up for the average of the gradients that these take.
+        """
         logits = clip_logits(outputs.logits, len(labels)).float()
         total = torch.nn.functional.cross_entropy(
             logits, labels, label_smoothing=self.settings.label_smoothing, reduction="sum"
@@ -69,6 +74,15 @@ class PromptTrainer(Trainer):
         if loss.device.type == "cpu":
             self.check_finite("loss", loss.item(), self.state.global_step + 1)
         return loss
+
+    def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+        """Batches of an optimizer step; clips that only fill up an epoch's last ones lose their labels, and don't count."""
+        return super().get_batch_samples(map(self._without_repeats, epoch_iterator), *args, **kwargs)
+
+    def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
+        here, _ = processes.count_clips(self.accelerator, len(batch["labels"]))
+        batch["labels"][here:] = IGNORED
+        return batch
 
     def check_finite(self, name: str, value: float, step: int) -> None:
         """Stop a run that has diverged.
@@ -147,7 +161,9 @@ class PromptTrainer(Trainer):
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and checkpoint.exists():
             checkpoints.delete(checkpoint)
+        processes.wait_for_all()
         super()._save_checkpoint(*args, **kwargs)
+        processes.wait_for_all()  # each process has written its random state
         if self.args.should_save:
             checkpoints.mark_complete(checkpoint, step=self.state.global_step, seconds=round(self.seconds, 3))
             best = self.state.best_model_checkpoint
@@ -236,7 +252,7 @@ def training_arguments(settings: TrainSettings, *, folder: Path, validates: bool
         fp16=settings.fp16,
         seed=settings.seed,
         data_seed=settings.seed,
-        use_cpu=settings.device == "cpu",
+        use_cpu=settings.device == "cpu" or (processes.world_size() > 1 and processes.on_cpu(settings.device)),
         dataloader_num_workers=settings.workers,
         dataloader_persistent_workers=settings.workers > 0,
         dataloader_drop_last=settings.drop_last,
@@ -251,6 +267,8 @@ def training_arguments(settings: TrainSettings, *, folder: Path, validates: bool
         report_to="none",
         remove_unused_columns=False,
         label_names=["labels"],
+        # Every trained parameter is used in each forward pass.
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,
         **best,
     )

@@ -7,6 +7,7 @@ from .layer import AttentionPromptLayer
 from .mixed import label_counts
 from .model import AttentionPromptModel
 from .registration import register
+from .sharded import gather_adapter_state
 
 register("attention_prompt", AttentionPromptConfig, AttentionPromptModel)
 
@@ -14,6 +15,7 @@ __all__ = [
     "AttentionPromptConfig",
     "AttentionPromptLayer",
     "AttentionPromptModel",
+    "gather_adapter_state",
     "hotswap_adapter",
     "hotswap_adapter_from_state_dict",
     "initialize_prompts_from_data",

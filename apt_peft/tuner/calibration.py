@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .functional import neutral_scale
 from .layer import AttentionPromptLayer
+from .sharded import is_sharded
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def initialize_prompts_from_data(
     found there; prompts of their own for each head sample that head's tokens. Positions repeat only where there are
     fewer than P. Scales go back to neutral. Training mode, the base, its buffers and the random states of torch,
     numpy and Python are left as they were. With several processes, call it before the model is wrapped for them:
-    wrapping broadcasts the first process's prompts.
+    wrapping broadcasts the first process's prompts (FSDP2's does not: give all processes the same batch there).
 
     Args:
         model: a model with attention prompts, as `get_peft_model` returns it.
@@ -39,7 +40,8 @@ def initialize_prompts_from_data(
         seed: decides the positions.
 
     Raises:
-        ConfigError: there is no such adapter, no batch, or keys and values that are not finite; nothing has changed then.
+        ConfigError: there is no such adapter, no batch, prompts that are sharded, or keys and values that are not finite;
+            nothing has changed then.
 
     Source: this project; the interface follows PEFT's `initialize_lora_eva_weights`.
     """
@@ -50,6 +52,11 @@ def initialize_prompts_from_data(
         raise ConfigError(
             f"adapter_name ({name!r}) must be an adapter with attention prompts, but the model has none of that "
             "name. Call get_peft_model(model, AttentionPromptConfig(...)) first."
+        )
+    if any(is_sharded(layer) for layer in layers):
+        raise ConfigError(
+            f"model must hold the prompts of adapter {name!r} whole, but they are sharded over processes. "
+            "Call initialize_prompts_from_data before fully_shard."
         )
     generator = torch.Generator().manual_seed(seed)
     with _random_states_kept(), _evaluating(model), ExitStack() as stack:

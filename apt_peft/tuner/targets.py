@@ -17,6 +17,7 @@ from .heads import label_head_name, labels_of
 from .layer import AttentionPromptLayer
 from .limits import check_memory
 from .quantized import blocks_gradients, quantized_modules
+from .sharded import check_whole
 from .storage import is_left_on_disk
 
 TEXT_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM", "SEQ_2_SEQ_LM")
@@ -64,6 +65,7 @@ def check_targets(config: AttentionPromptConfig, model: nn.Module, by_name: bool
         TargetError: with the reason.
         ConfigError: the prompts would take more memory than makes sense.
     """
+    check_whole(model)
     if config.task_type in TEXT_TASKS:
         raise TargetError(
             f"task_type ({str(config.task_type)!r}) must be left out, but with it PEFT takes the inputs for text and looks "

@@ -93,6 +93,7 @@ def test_public_names():
         "MissingExtraError",
         "TargetError",
         "__version__",
+        "gather_adapter_state",
         "hotswap_adapter",
         "hotswap_adapter_from_state_dict",
         "initialize_prompts_from_data",
