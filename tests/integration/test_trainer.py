@@ -1,13 +1,6 @@
 """A Trainer of the user's own on a model from get_peft_model, as with LoRA: what it offers works on prompts and head."""
 
 import copy
-import json
-import runpy
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import optuna
 import pytest
@@ -15,65 +8,10 @@ import torch
 from architectures import ARCHITECTURES, build
 from models import clips, prompted, tiny_videomae
 from peft import PeftModel
-from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from trainers import Clips, Weights, difference, run, trained
+from transformers import Trainer
 
-from apt_peft import AttentionPromptConfig, prompt_parameter_groups
-
-Weights = dict[str, torch.Tensor]
-
-
-class Clips(torch.utils.data.Dataset):
-    """Random clips of three classes, a little brighter from class to class."""
-
-    def __init__(self, count: int = 12, seed: int = 1, inputs: dict[str, torch.Tensor] | None = None) -> None:
-        self.labels = torch.arange(count) % 3
-        brighter = {"pixel_values": clips(count, seed) + 0.5 * self.labels[:, None, None, None, None]}
-        self.inputs = brighter if inputs is None else inputs
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict:
-        return {name: tensor[index] for name, tensor in self.inputs.items()} | {"labels": int(self.labels[index])}
-
-
-@pytest.fixture
-def arguments(tmp_path):
-    """Two epochs of three steps; any argument may be given."""
-
-    def arguments(**given) -> TrainingArguments:
-        values = {
-            "output_dir": str(tmp_path / "run"),
-            "num_train_epochs": 2,
-            "per_device_train_batch_size": 4,
-            "learning_rate": 0.05,
-            "lr_scheduler_type": "constant",
-            "save_strategy": "no",
-            "use_cpu": True,
-            "dataloader_pin_memory": False,
-            "disable_tqdm": True,
-            "log_level": "error",
-            "report_to": "none",
-        }
-        return TrainingArguments(**(values | given))
-
-    return arguments
-
-
-def trained(model) -> Weights:
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def difference(one: Weights, other: Weights) -> float:
-    assert one.keys() == other.keys()
-    return max((one[name] - other[name]).abs().max().item() for name in one)
-
-
-def run(model, arguments: TrainingArguments, **options) -> Trainer:
-    trainer = Trainer(model, arguments, train_dataset=Clips(), **options)
-    trainer.train()
-    return trainer
+from apt_peft import prompt_parameter_groups
 
 
 def loss_of_all(outputs, labels, num_items_in_batch=None) -> torch.Tensor:
@@ -125,6 +63,14 @@ def test_compiled_training_is_training(arguments, tmp_path):
     assert torch.equal(loaded(clips()).logits, trainer.model.eval()(clips()).logits)
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing")  # named activation_checkpointing from 5.23 on
+@pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "not reentrant"])
+def test_gradient_checkpointing_trains_the_same(arguments, use_reentrant):
+    kind = {"gradient_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
+    checkpointed = run(prompted(prompt_dropout=0.2), arguments(gradient_checkpointing=True, **kind)).model
+    assert difference(trained(checkpointed), trained(run(prompted(prompt_dropout=0.2), arguments()).model)) == 0
+
+
 def test_bf16_computes_in_bf16_and_keeps_float32(arguments):
     model = prompted()
     start, base = trained(model), tiny_videomae().state_dict()
@@ -141,37 +87,6 @@ def test_bf16_computes_in_bf16_and_keeps_float32(arguments):
     assert half[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.02)
     plain = model.unload().state_dict()
     assert all(torch.equal(tensor, base[name]) for name, tensor in plain.items())
-
-
-def test_the_best_epoch_is_loaded_after_an_early_stop(arguments):
-    trainer = Trainer(
-        prompted(),
-        arguments(
-            num_train_epochs=10,
-            learning_rate=0.3,
-            eval_strategy="epoch",
-            save_strategy="epoch",
-            load_best_model_at_end=True,
-            metric_for_best_model="eval_loss",
-            greater_is_better=False,
-        ),
-        train_dataset=Clips(),
-        eval_dataset=Clips(6, seed=9),
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
-    )
-    trainer.train()
-    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
-    best = losses.index(min(losses))
-    assert len(losses) == best + 3 < 10
-    assert Path(trainer.state.best_model_checkpoint).name == f"checkpoint-{3 * (best + 1)}"
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), abs=1e-6)
-    saved = load_file(Path(trainer.state.best_model_checkpoint) / "adapter_model.safetensors")
-    names = {
-        name.replace(".default", "").replace(".modules_to_save", ""): tensor
-        for name, tensor in trained(trainer.model).items()  # all of it may still be trained
-    }
-    assert saved.keys() == names.keys()
-    assert all(torch.equal(saved[name], names[name]) for name in saved)
 
 
 def out_of_memory(model, most: int, call: int = 1) -> list[tuple[int, Weights]]:
@@ -257,68 +172,3 @@ def test_a_search_makes_a_new_model_for_each_trial(arguments):
     )
     alone.train()
     assert alone.evaluate()["eval_loss"] == pytest.approx(best.objective, abs=1e-6)
-
-
-def test_a_model_of_transformers_own_mixin_trains_and_is_not_resumed(arguments, tmp_path):
-    """Trainer takes such a model for a whole one when it loads a checkpoint; LoRA alike."""
-    model = tiny_videomae()
-    model.add_adapter(AttentionPromptConfig(num_prompt_tokens=5, prompt_dropout=0.0, init_weights=False))
-    start = trained(model)
-    trainer = run(model, arguments(save_strategy="epoch"))
-    moved = trained(model)
-    assert all(not torch.equal(moved[name], start[name]) for name in start)
-    last = tmp_path / "run" / "checkpoint-6"
-    loaded = PeftModel.from_pretrained(tiny_videomae(), last).eval()
-    assert torch.equal(loaded(clips()).logits, model.eval()(clips()).logits)
-    with pytest.raises(ValueError, match="Can't find a checkpoint index"):
-        trainer.train(resume_from_checkpoint=str(last))
-
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "train_trainer.py"
-
-
-@pytest.fixture
-def example(backbone, data, monkeypatch):
-    """Words of the command line of the example, and a way to run it in this process."""
-
-    def words(out: Path, *more: str) -> list[str]:
-        flags = {"--model": backbone, "--data": data, "--out": out, "--num-prompt-tokens": 3, "--epochs": 20}
-        return [*(str(word) for pair in flags.items() for word in pair), "--batch-size", "4", *more]
-
-    def run(*words: str) -> None:
-        monkeypatch.setattr(sys, "argv", [EXAMPLE.name, *words])
-        runpy.run_path(str(EXAMPLE), run_name="__main__")
-
-    return words, run
-
-
-def test_a_killed_script_resumes_bit_for_bit(example, tmp_path):
-    words, run = example
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    process = subprocess.Popen(
-        [sys.executable, str(EXAMPLE), *words(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    end = time.monotonic() + 120
-    while len(list(cut.glob("checkpoints/checkpoint-*/trainer_state.json"))) < 2:
-        assert process.poll() is None, "the script ended before it could be killed"
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (cut / "adapter_model.safetensors").exists()
-    torn = cut / "checkpoints" / "checkpoint-57"  # as a kill in the middle of a save leaves it
-    torn.mkdir()
-    (torn / "trainer_state.json").write_text('{"epoch": 19')
-
-    run(*words(cut, "--resume"))
-    run(*words(whole, "--resume"))  # nothing to resume: from the beginning
-    saved = [load_file(out / "adapter_model.safetensors") for out in (whole, cut)]
-    assert saved[0].keys() == saved[1].keys()
-    assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
-    states = [
-        json.loads((out / "checkpoints" / "checkpoint-60" / "trainer_state.json").read_text()) for out in (whole, cut)
-    ]
-    losses = [[entry["loss"] for entry in state["log_history"] if "loss" in entry] for state in states]
-    assert losses[0] == losses[1]
-    assert len(losses[0]) == 20

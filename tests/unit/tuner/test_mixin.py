@@ -234,6 +234,20 @@ def test_a_copy_follows_its_own_calls(two, copier):
     assert_in_use(other, logits, "four", FOUR)
 
 
+def test_a_compiled_model_follows(two):
+    model, logits = two
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for name, names in [("two", TWO), ("four", FOUR)]:
+        model.set_adapter(name)
+        torch.testing.assert_close(compiled(clips()).logits, logits[name])
+        assert labels(model) == names
+    model.disable_adapters()
+    torch.testing.assert_close(compiled(clips()).logits, logits["base"])
+    model.enable_adapters()
+    torch.testing.assert_close(compiled(clips()).logits, logits["four"])
+
+
 def test_a_copied_part_stays_a_part(two):
     model, logits = two
     head = copy.deepcopy(model.classifier)
