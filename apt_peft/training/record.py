@@ -100,7 +100,7 @@ def model_card(
         if (numbers := result.get(split))
     ]
     skipped = values["data"].get("skipped_clips", {})
-    stride = f", frame_stride={clips.frame_stride}" if clips.sampling == "dense" else ""
+    pooling = ', model_kwargs={"use_mean_pooling": True}' if mean_pooling else ""
     extra = ", use_mean_pooling=True" if mean_pooling else ""
     lines = [
         "---",
@@ -140,25 +140,19 @@ def model_card(
         "print(model.config.id2label)",
         "```",
         "",
+        'or as a pipeline on video files, which needs `pip install "apt-peft[video]"`:',
+        "",
+        "```python",
+        "from apt_peft import ClipProcessor",
+        "from transformers import pipeline",
+        "",
+        'adapter = "."',
+        "processor = ClipProcessor.from_pretrained(adapter)",
+        f'classify = pipeline("video-classification", model=adapter, video_processor=processor{pooling})',
+        'print(classify("clip.mp4"))',
+        "```",
+        "",
     ]
-    if not mean_pooling:
-        lines += [
-            "or as a pipeline, told to use this adapter's preprocessor and given frames (of a file it would decode, by "
-            'torchcodec alone, other frames than the adapter was trained on); this needs `pip install "apt-peft[video]"`:',
-            "",
-            "```python",
-            "import apt_peft",
-            "from apt_peft.video import read_frames, sample_segments",
-            "from transformers import pipeline",
-            "",
-            'adapter = "."',
-            'classify = pipeline("video-classification", model=adapter, video_processor=adapter)',
-            f'frames = read_frames("clip.mp4", lambda count: sample_segments("{clips.sampling}", count, '
-            f"{clips.num_frames}{stride})[0])",
-            "print(classify(frames.numpy()))",
-            "```",
-            "",
-        ]
     lines += [
         "The numbers below come from the clips described here, as `apt-peft evaluate --adapter . --data DATA` and "
         "`apt-peft predict --adapter . CLIP` make them:",

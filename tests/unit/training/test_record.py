@@ -28,8 +28,7 @@ def test_the_card_says_what_a_reader_needs():
         "# Attention prompts for 2 classes of videos",
         "import apt_peft\nfrom peft import PeftModel",
         'from_pretrained("MCG-NJU/videomae-base")',
-        'adapter = "."\nclassify = pipeline("video-classification", model=adapter, video_processor=adapter)\n',
-        'read_frames("clip.mp4", lambda count: sample_segments("dense", count, 16, frame_stride=4)[0])\n',
+        'pipeline("video-classification", model=adapter, video_processor=processor)\n',
         "156,000 parameters",
         "16 frames of 224 x 224 pixels, dense sampling with stride 4, resized by crop, 5 x 3 views",
         "| test | 42 | 61.9 % | - |",
@@ -48,7 +47,7 @@ def test_a_local_backbone_is_no_metadata_for_the_hub(tmp_path):
 def test_the_python_of_the_card_is_python():
     for pooling in (False, True):
         blocks = card("a/b", mean_pooling=pooling).split("```python\n")[1:]
-        assert len(blocks) == 2 - pooling
+        assert len(blocks) == 2
         for block in blocks:
             compile(block.split("```")[0], "card", "exec")
 
