@@ -206,7 +206,7 @@ def test_unload_leaves_nothing_behind():
     assert not any("config" in vars(m) for m in base.modules() if isinstance(m, TimesformerSelfAttention))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[:2])  # the third compiles the same code as the second
 def test_compiles_without_a_graph_break(kind):
     model = prompted(timesformer(attention_type=kind))
     expected = output(model, clips())
