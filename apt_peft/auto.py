@@ -9,6 +9,7 @@ from peft.auto import _BaseAutoPeftModel
 from transformers import AutoConfig, AutoModelForVideoClassification
 
 from .checkpoints.adapter import load_adapter
+from .checkpoints.backbone import check_backbone
 from .checkpoints.source import find_adapter
 
 # Options of the Hub that are for the adapter and its base alike.
@@ -66,6 +67,7 @@ class AutoPeftModelForVideoClassification(_BaseAutoPeftModel):
         base_config = AutoConfig.from_pretrained(name, **of_base, **shared)
         if "fc_norm" in (files.config.modules_to_save or []) and hasattr(base_config, "use_mean_pooling"):
             kwargs.setdefault("use_mean_pooling", True)  # the adapter was trained so
+        check_backbone(name)
         base = cls._target_class.from_pretrained(name, **(of_base | kwargs))
         # PEFT takes Accelerate's hooks off a base with a device map and dispatches it anew, which fails around an
         # attention. Prompts need none of that: they are small, and stay where their layer computes.

@@ -162,7 +162,9 @@ def _open_backbone(name: str, settings: "ScoringSettings", config: Any, mean_poo
     own = getattr(config, "id2label", None)
     labels = tuple(own[index] for index in range(len(own))) if own else None
     try:
-        return open_base(name, labels=labels, mean_pooling=mean_pooling)
+        # the revision that the adapter's config names is one of its own backbone
+        revision = config.revision if settings.model is None else None
+        return open_base(name, labels=labels, mean_pooling=mean_pooling, revision=revision)
     except CheckpointError as error:
         if settings.model is not None:
             raise

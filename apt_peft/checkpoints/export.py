@@ -12,6 +12,7 @@ from ..errors import CheckpointError
 from ..tuner.config import AttentionPromptConfig
 from ..tuner.functional import effective_prompts
 from .adapter import load_adapter
+from .backbone import check_backbone
 from .convert import REFERENCE_EPS
 from .dimensions import HEADS, Dimensions, Prompts
 from .folders import check_free, written_whole
@@ -80,8 +81,11 @@ def convert_adapter(adapter: str | Path, out: str | Path, *, base: str | Path | 
 
 def _load_base(name: str) -> tuple[PreTrainedModel, set[str]]:
     """The base as a classifier, and the keys that its files lack."""
+    check_backbone(name)
     try:
-        model, loading = AutoModelForVideoClassification.from_pretrained(name, output_loading_info=True)
+        model, loading = AutoModelForVideoClassification.from_pretrained(
+            name, output_loading_info=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"base ({name}) must be a model for video classification in transformers, but it cannot be loaded as one. "

@@ -6,13 +6,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForVideoClassification
+from transformers.utils import WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 
+from apt_peft.checkpoints.backbone import check_backbone
 from apt_peft.errors import CheckpointError
+from apt_peft.hub import reason
 
 # What a backbone without the right head lacks, and a run trains from its own start.
 HEADS = ("classifier", "fc_norm", "head", "head_layernorm", "pooler")
@@ -20,11 +25,12 @@ HEADS = ("classifier", "fc_norm", "head", "head_layernorm", "pooler")
 SAMPLE = 1024
 
 
-def read_config(model: str) -> Any:
+def read_config(model: str, *, revision: str | None = None) -> Any:
     """The config of a backbone.
 
     Args:
         model: folder or name on the Hub.
+        revision: branch, tag or commit on the Hub.
 
     Returns:
         transformers' config.
@@ -37,12 +43,13 @@ def read_config(model: str) -> Any:
             f"model ({model}) must be a folder or a name on the Hub, but there is no such folder. Check the path."
         )
     try:
-        config = AutoConfig.from_pretrained(model)
+        # False: a config may name code of its own, and transformers would ask at the terminal whether to run it.
+        config = AutoConfig.from_pretrained(model, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
         where = "" if Path(model).is_dir() else " there is no such folder, and of the Hub"
         raise CheckpointError(
             f"model ({model}) must be a folder or a name on the Hub with a transformers config.json, but{where}: "
-            f"{_first_line(error)}"
+            f"{reason(error, model, 'config.json', revision)}"
         ) from None
     if type(config) not in AutoModelForVideoClassification._model_mapping:
         raise CheckpointError(
@@ -71,7 +78,9 @@ def frames_and_size(config: Any) -> tuple[int, int]:
     return int(frames), int(size[0] if isinstance(size, (list, tuple)) else size)
 
 
-def open_base(model: str, *, labels: Sequence[str] | None, mean_pooling: bool = False) -> torch.nn.Module:
+def open_base(
+    model: str, *, labels: Sequence[str] | None, mean_pooling: bool = False, revision: str | None = None
+) -> torch.nn.Module:
     """Load a backbone in float32 with a head for some labels.
 
     Args:
@@ -79,6 +88,7 @@ def open_base(model: str, *, labels: Sequence[str] | None, mean_pooling: bool = 
         labels: class names in label order; None leaves the backbone's own.
         mean_pooling: classify from the mean of all tokens, as the method wants it, where the backbone's config asks
             for the first token instead (VideoMAE's pre-training configs do).
+        revision: branch, tag or commit on the Hub.
 
     Returns:
         The classifier; its head is new unless the backbone's own has the same shape.
@@ -86,7 +96,8 @@ def open_base(model: str, *, labels: Sequence[str] | None, mean_pooling: bool = 
     Raises:
         CheckpointError: the weights cannot be read, or weights of the encoder are missing.
     """
-    config = read_config(model)
+    config = read_config(model, revision=revision)
+    check_backbone(model)
     if labels is not None:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
@@ -95,18 +106,22 @@ def open_base(model: str, *, labels: Sequence[str] | None, mean_pooling: bool = 
     try:
         with quiet():
             base, loading = AutoModelForVideoClassification.from_pretrained(
-                model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+                model,
+                config=config,
+                revision=revision or "main",
+                trust_remote_code=False,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except UnpicklingError:
         raise CheckpointError(
-            f"model ({model}) must hold weights that transformers can read, but: {_first_line(error)}"
+            f"model ({model}) must hold weights and nothing else, but its {WEIGHTS_NAME} holds what loading it would run. "
+            "Nothing of it was run. Take a model with safetensors."
         ) from None
-    except Exception as error:
-        # safetensors raises its own kind, which has no importable name in every version.
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
-            f"model ({model}) must hold weights that transformers can read, but: {_first_line(error)}"
+            f"model ({model}) must hold weights that transformers can read, but: {reason(error, model)}"
         ) from None
     lost = sorted({_name(key) for key in [*loading["missing_keys"], *loading["mismatched_keys"]]})
     lost = [name for name in lost if name.split(".")[0] not in HEADS]
@@ -172,7 +187,3 @@ def threads(count: int | None) -> Iterator[None]:
 
 def _name(key: Any) -> str:
     return key if isinstance(key, str) else key[0]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

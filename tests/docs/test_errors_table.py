@@ -11,7 +11,7 @@ TEXT = (DOCS / "errors.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (?!case |---)(.+) \| `(.+)` \| `(\S+)::(\w+)` \|$", TEXT, re.MULTILINE)
 SUBJECTS = ["Settings of the method", "Where prompts go", "Weight files", "Backbones and adapters", "The Hub"]
 SUBJECTS += ["Clips and lists", "Arguments"]
-MATCHES_WHOLE = re.compile(r"raises_exactly|refused\(|_fails\(|assert .* == ")
+MATCHES_WHOLE = re.compile(r"raises_exactly|refused\(|refused_by_all\(|_fails\(|assert .* == ")
 
 
 def test_there_are_enough_rows_and_each_is_read():

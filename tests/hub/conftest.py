@@ -7,11 +7,15 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 import transformers
 from huggingface_hub import constants, file_download
+from loading import scores
 from models import prompted, tiny_videomae
+from peft import PeftModel
 from runs import backbone, data, quick  # noqa: F401
 from server import Hub
+from transformers import AutoModelForVideoClassification
 
 import apt_peft.hub
 
@@ -109,3 +113,19 @@ def published(server, made) -> Hub:
     repository.refs["v1"] = repository.refs["main"]
     repository.commit(made["second"])
     return server
+
+
+@pytest.fixture
+def logits(made, tmp_path) -> dict[str, torch.Tensor]:
+    """Of the two versions, loaded from folders by PEFT."""
+    found = {}
+    for name in ("base", "first", "second"):
+        folder = tmp_path / "folders" / name
+        folder.mkdir(parents=True)
+        for file, content in made[name].items():
+            (folder / file).write_bytes(content)
+    for name in ("first", "second"):
+        base = AutoModelForVideoClassification.from_pretrained(tmp_path / "folders" / "base")
+        found[name] = scores(PeftModel.from_pretrained(base, tmp_path / "folders" / name).eval())
+    assert not torch.equal(found["first"], found["second"])
+    return found

@@ -1,10 +1,12 @@
 """Backbones that open, and the message for each that does not."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import raises_exactly
+from huggingface_hub import constants
 from models import tiny_videomae
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BertConfig, VideoMAEForVideoClassification
@@ -25,7 +27,7 @@ def first_line_of(call, *args, **kwargs) -> str:
     """The first line of what a library says where a call of it fails."""
     with quiet(), pytest.raises(Exception) as caught:  # noqa: PT011
         call(*args, **kwargs)
-    return str(caught.value).strip().split("\n")[0]
+    return str(caught.value).strip().split("\n")[0].rstrip(".") + "."
 
 
 @pytest.fixture
@@ -79,11 +81,11 @@ def test_a_folder_without_a_config(tmp_path):
 
 def test_a_name_that_is_neither_a_folder_nor_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = first_line_of(AutoConfig.from_pretrained, "typo")
     with raises_exactly(
         CheckpointError,
         "model (typo) must be a folder or a name on the Hub with a transformers config.json, but there is no such folder, "
-        f"and of the Hub: {said}",
+        f"and of the Hub: it is not in the cache ({constants.HF_HUB_CACHE}), and the Hub must not be asked (HF_HUB_OFFLINE is "
+        "set). Load it once online.",
     ):
         read_config("typo")
 
@@ -110,6 +112,69 @@ def test_weights_that_are_cut(folder):
     said = first_line_of(VideoMAEForVideoClassification.from_pretrained, str(folder))
     with raises_exactly(CheckpointError, f"model ({folder}) must hold weights that transformers can read, but: {said}"):
         open_base(str(folder), labels=None)
+
+
+def test_code_of_a_backbone_is_neither_run_nor_offered(tmp_path, monkeypatch):
+    """transformers would ask at the terminal whether to run it."""
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
+    (tmp_path / "config.json").write_text('{"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}')
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    with raises_exactly(
+        CheckpointError,
+        f"model ({tmp_path}) must be a folder or a name on the Hub with a transformers config.json, but: The repository "
+        f"{tmp_path} contains custom code which must be executed to correctly load the model. You can inspect the repository "
+        f"content at {tmp_path} .",
+    ):
+        open_base(str(tmp_path), labels=None)
+    assert not (tmp_path / "ran").exists()
+
+
+class Trap:
+    """A pickle that makes a file when it is opened."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self):
+        return Path.touch, (self.place,)
+
+
+def test_a_pickle_of_a_backbone_is_not_run(folder, tmp_path):
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Trap(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    with raises_exactly(
+        CheckpointError,
+        f"model ({folder}) must hold weights and nothing else, but its pytorch_model.bin holds what loading it would run. "
+        "Nothing of it was run. Take a model with safetensors.",
+    ):
+        open_base(str(folder), labels=None)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_an_index_that_leads_out_of_the_folder(folder, tmp_path, name):
+    (folder / "model.safetensors").rename(tmp_path / "x.safetensors")
+    places = ["../x.safetensors", str(tmp_path / "x.safetensors"), "..\\x.safetensors", "inner/x.safetensors"]
+    (folder / name).write_text(
+        json.dumps({"weight_map": {str(place): place for place in [*places, "own.safetensors"]}})
+    )
+    with raises_exactly(
+        CheckpointError,
+        f"model ({folder}) must name files of its own folder in {name}, but it names {', '.join(sorted(places))}. They were "
+        "not read.",
+    ):
+        open_base(str(folder), labels=None)
+    (folder / name).write_text("[" * 100_000)
+    with raises_exactly(
+        CheckpointError, f"model ({folder}) must have a whole {name}, but it is damaged. Copy it again."
+    ):
+        open_base(str(folder), labels=None)
+
+
+def test_a_backbone_in_several_files(tmp_path):
+    tiny_videomae().save_pretrained(tmp_path, max_shard_size="20KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    assert weights_fingerprint(open_base(str(tmp_path), labels=None)) == weights_fingerprint(tiny_videomae())
 
 
 def test_weights_of_the_encoder_that_are_missing_or_of_another_shape(folder):
