@@ -3,7 +3,7 @@
 import torch.nn as nn
 from torch import Tensor
 
-from ..errors import TargetError
+from ..errors import ConfigError, TargetError
 
 # By these attributes a parameter is known as FSDP2's DTensor, or as partitioned by DeepSpeed ZeRO-3.
 DTENSOR, PARTITIONED = "full_tensor", "ds_id"
@@ -25,8 +25,16 @@ def gather_adapter_state(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         Tensors on the CPU under their names in `model.state_dict()`, the same in every process; the frozen backbone is
         neither gathered nor returned.
+
+    Raises:
+        ConfigError: it is such a wrapper, or has no adapter.
     """
-    adapters = set(getattr(model, "peft_config", {}))
+    adapters = set(getattr(model, "peft_config", None) or {})
+    if not adapters:
+        raise ConfigError(
+            f"model ({type(model).__name__}) must be what get_peft_model made, but it has no adapters. "
+            "Of a wrapper take its .module, or Accelerate's unwrap_model(model)."
+        )
     return {
         name: _whole(tensor).cpu()
         for name, tensor in model.state_dict(keep_vars=True).items()

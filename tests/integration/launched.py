@@ -17,6 +17,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+from peft import PeftModel
 from torch.distributed.tensor import DTensor
 
 HERE = Path(__file__).parent
@@ -44,8 +45,12 @@ def example(words: list[str], road: str) -> dict:
     spec = importlib.util.spec_from_file_location("example", HERE.parents[1] / "examples" / "train_accelerate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    seen = {}
-    gather = module.gather_adapter_state
+    seen = {"saved": 0}
+    gather, save = module.gather_adapter_state, PeftModel.save_pretrained
+
+    def save_and_count(*args, **kwargs):
+        seen["saved"] += 1
+        save(*args, **kwargs)
 
     def gather_and_look(model):
         seen.update(kinds(model))
@@ -54,7 +59,9 @@ def example(words: list[str], road: str) -> dict:
     module.gather_adapter_state = gather_and_look
     module.Accelerator = {"": OnCpu, "FSDP": Fsdp, "DEEPSPEED": DeepSpeed}[road]
     sys.argv = ["train_accelerate.py", *words]
+    PeftModel.save_pretrained = save_and_count
     module.main()
+    PeftModel.save_pretrained = save
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     return seen

@@ -44,7 +44,9 @@ def place(tmp_path_factory) -> Path:
     tiny_videomae(num_labels=2).save_pretrained(root / "tiny")
     shutil.copytree(root / "clips", root / "damaged")
     (root / "damaged" / "train" / "left" / "left_1.mp4").write_bytes(b"no video")
-    (root / "damaged" / "test" / "down" / "down_0.mp4").write_bytes(b"no video")
+    for clip in (root / "damaged" / "test").rglob("*.mp4"):
+        if clip.name != "up_0.mp4":  # one is left, for two processes
+            clip.write_bytes(b"no video")
     return root
 
 
@@ -132,7 +134,7 @@ def test_the_example_trains_as_one_process(place, examples, alone, name):
     assert len(losses[0]) == 3
     assert [float(x) for x in losses[1][-3:]] == pytest.approx([float(x) for x in losses[0]], abs=1e-5)
     assert re.search(r"test top-1 [\d.]+ % of 5 clips", part[2])[0] == wanted.splitlines()[-1]
-    assert printed.count(f"adapter: {place / name}\n") == 1, "one process saves"
+    assert [kinds["saved"] for kinds in found[name]] == [1, 0], "the first process saves, and no other"
     same_adapter(one, place / name)
     # Whole copies in DDP; DTensors, or DeepSpeed's parts, of every parameter where the model is sharded.
     spread = "FSDP" in name or name.endswith("3")
@@ -191,7 +193,7 @@ def killed(place) -> Path:
             process.poll() is None and time.monotonic() < until and checkpoints.choose(out / "checkpoints")[0] is None
         ):
             time.sleep(0.02)
-        ranks = {child.environ()["RANK"]: child for child in psutil.Process(process.pid).children()}
+        ranks = {child.environ().get("RANK"): child for child in psutil.Process(process.pid).children()}
         ranks["1"].send_signal(signal.SIGKILL)
     finally:
         printed = finish(process)
@@ -249,7 +251,7 @@ def test_train_in_two_processes_is_train_with_their_total_batch(place, runs, nam
     assert found[0]["top1"] == pytest.approx(one.top1)
     assert found[0]["validation_top1"] == pytest.approx(one.validation_top1)
     assert found[0]["skipped"] == list(one.skipped)
-    assert len(one.skipped) == (2 if name == "skip" else 0)
+    assert len(one.skipped) == (5 if name == "skip" else 0)
     wanted, got = history(one.out), history(two)
     assert len(wanted) == len(got)
     for step, (a, b) in enumerate(zip(wanted, got, strict=True)):
@@ -257,14 +259,14 @@ def test_train_in_two_processes_is_train_with_their_total_batch(place, runs, nam
     same_adapter(one.out, two)
     # Each test clip stands there once, and in its order.
     results = [json.loads((out / "evaluation" / "result.json").read_text()) for out in (one.out, two)]
-    assert results[0]["clips"] == results[1]["clips"] == (4 if name == "skip" else 5)
+    assert results[0]["clips"] == results[1]["clips"] == (1 if name == "skip" else 5)
     assert [row["clip"] for row in results[0]["mistakes"]] == [row["clip"] for row in results[1]["mistakes"]]
     assert (json.loads((two / "run.json").read_text())["processes"], one.out.exists()) == (2, True)
     assert {path.name for path in two.iterdir()} == {path.name for path in one.out.iterdir()}
 
 
 def test_what_is_wrong_is_told_in_every_process(place, runs):
-    told = {"stop": "DataError: videos (2 of 18) must be readable", "used": "ConfigError: out ("}
+    told = {"stop": "DataError: videos (5 of 18) must be readable", "used": "ConfigError: out ("}
     for name, text in told.items():
         errors = runs[0][name]
         assert errors[0] == errors[1]

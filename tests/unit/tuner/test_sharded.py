@@ -53,6 +53,15 @@ def test_a_gathered_state_is_a_copy():
     assert model.base_model.model.videomae.encoder.layer[0].attention.attention.attention_prompt_key["default"].any()
 
 
+def test_a_wrapper_has_no_adapters():
+    with raises_exactly(
+        ConfigError,
+        "model (DataParallel) must be what get_peft_model made, but it has no adapters. "
+        "Of a wrapper take its .module, or Accelerate's unwrap_model(model).",
+    ):
+        gather_adapter_state(torch.nn.DataParallel(prompted()))
+
+
 def test_a_sharded_model_computes_what_it_did_and_trains(mesh):
     whole, sharded = prompted(), shard(prompted(), mesh)
     for model in (whole, sharded):
