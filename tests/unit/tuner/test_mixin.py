@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import raises_exactly
 from models import clips, prompted, tiny_videomae
-from peft import AutoPeftModel, PeftModel, get_peft_model
+from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
 from peft.utils.other import ModulesToSaveWrapper
 from transformers import AutoModelForVideoClassification
 
@@ -154,6 +154,40 @@ def test_two_heads_at_once_are_refused_and_nothing_changes(two):
         peft.base_model.set_adapter(["default", "second"])
     assert peft.active_adapters == ["default"]
     assert torch.equal(peft(clips()).logits, own)
+
+
+def test_lora_and_prompts_share_a_model():
+    model = tiny_videomae()
+    base = model(clips()).logits
+    model.add_adapter(LoraConfig(target_modules=["query"], init_lora_weights=False), "lora")
+    lora = model(clips()).logits
+    model.add_adapter(config(id2label=FOUR), "prompts")
+    prompts = model(clips()).logits
+    logits = {"base": base, "lora": lora, "prompts": prompts}
+    for name, names in [("lora", BASE), ("prompts", FOUR), ("lora", BASE)]:
+        model.set_adapter(name)
+        assert_in_use(model, logits, name, names)
+    model.set_adapter(["lora", "prompts"])
+    both = model(clips()).logits
+    assert labels(model) == FOUR
+    assert not torch.equal(both, prompts)
+    model.disable_adapters()
+    assert_in_use(model, logits, "base", BASE)
+    model.enable_adapters()
+    assert torch.equal(model(clips()).logits, both)
+
+    # the same by hand: LoRA's product in the query, and the prompts of an adapter of their own
+    alone = prompted(id2label=FOUR)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if "prompts" in name.split(".")}
+    names = {name: name.replace(".base_layer.", ".").replace(".prompts", ".default") for name in weights}
+    found = alone.load_state_dict({f"base_model.model.{names[name]}": weights[name] for name in weights}, strict=False)
+    assert found.unexpected_keys == []
+    layers = zip(model.videomae.encoder.layer, alone.get_base_model().videomae.encoder.layer, strict=True)
+    for with_lora, plain in layers:
+        query = with_lora.attention.attention.base_layer.query
+        with torch.no_grad():
+            plain.attention.attention.base_layer.query.weight += query.get_delta_weight("lora")
+    torch.testing.assert_close(alone(clips()).logits, both)
 
 
 @pytest.mark.parametrize("saved", [[], ["fc_norm"]], ids=["nothing saved", "fc_norm saved"])
