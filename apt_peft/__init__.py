@@ -8,13 +8,13 @@ Importing this package makes `AttentionPromptConfig` known to PEFT:
 
 from .auto import AutoPeftModelForVideoClassification
 from .errors import AptError, CheckpointError, ConfigError, DataError, MissingExtraError, TargetError
+from .hotswap import hotswap_adapter
 from .processor import ClipProcessor
 from .training.optimizer import prompt_parameter_groups
 from .tuner import (
     AttentionPromptConfig,
     AttentionPromptModel,
     gather_adapter_state,
-    hotswap_adapter,
     hotswap_adapter_from_state_dict,
     initialize_prompts_from_data,
     label_counts,

@@ -2,7 +2,7 @@
 
 from .calibration import initialize_prompts_from_data
 from .config import AttentionPromptConfig
-from .hotswap import hotswap_adapter, hotswap_adapter_from_state_dict
+from .hotswap import hotswap_adapter_from_state_dict
 from .layer import AttentionPromptLayer
 from .mixed import label_counts
 from .model import AttentionPromptModel
@@ -16,7 +16,6 @@ __all__ = [
     "AttentionPromptLayer",
     "AttentionPromptModel",
     "gather_adapter_state",
-    "hotswap_adapter",
     "hotswap_adapter_from_state_dict",
     "initialize_prompts_from_data",
     "label_counts",

@@ -5,17 +5,11 @@ Nothing is wrapped, allocated or compiled anew, so it is quick, and a compiled m
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft import PeftConfig
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
@@ -38,51 +32,16 @@ class _Own(NamedTuple):
     tensors: dict[str, Tensor]  # by the names that they have in a file, less what wrappers put before them
 
 
-def hotswap_adapter(
-    model: nn.Module, model_name_or_path: str, adapter_name: str, torch_device: str | None = None, **kwargs: Any
-) -> None:
-    """Put the prompts, head and label names of a saved adapter in the place of a loaded one, which keeps its name.
-
-    The model may be compiled: nothing is compiled again. What training alone uses (prompt dropout, how prompts started)
-    stays as it was. Do not swap while a forward runs in another thread.
-
-    Args:
-        model: a model with that adapter, as `get_peft_model` or `PeftModel.from_pretrained` returns it, compiled or not.
-        model_name_or_path: folder or name on the Hub of the other adapter; only safetensors are read.
-        adapter_name: the adapter in the model whose place it takes.
-        torch_device: where the file is read to; by default where the prompts are.
-        kwargs: for the Hub: `subfolder`, `revision`, `cache_dir`, `token`, `force_download`, `local_files_only`.
-
-    Raises:
-        ConfigError: the model has no such adapter, or has it offloaded.
-        CheckpointError: the other adapter cannot be read, or does not fit; all that is wrong is listed, and the model
-            is as it was.
-
-    Source: the interface is that of `peft.utils.hotswap.hotswap_adapter`.
-    """
-    own = _own(model, adapter_name)
-    config = PeftConfig.from_pretrained(model_name_or_path, **kwargs)
-    if not isinstance(config, AttentionPromptConfig):
-        raise CheckpointError(
-            f"adapter ({model_name_or_path}) must be one of attention prompts, but is one of {_method(config)}. For LoRA, use "
-            "peft.utils.hotswap."
-        )
-    device = torch_device or next((str(tensor.device) for tensor in own.tensors.values()), "cpu")
-    file = _weights_file(str(model_name_or_path), **kwargs)
-    try:
-        state_dict = load_file(file, device=device)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"adapter ({model_name_or_path}) must have a whole {SAFETENSORS_WEIGHTS_NAME}, but it cannot be read ({error}). "
-            "Copy or download the adapter again."
-        ) from None
-    _swap(own, state_dict, adapter_name, config, f"adapter ({model_name_or_path})")
-
-
+@torch.no_grad()
 def hotswap_adapter_from_state_dict(
-    model: nn.Module, state_dict: dict[str, Tensor], adapter_name: str, config: AttentionPromptConfig
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    adapter_name: str,
+    config: AttentionPromptConfig,
+    *,
+    source: str = "state_dict",
 ) -> None:
-    """As `hotswap_adapter`, with tensors that are in memory already.
+    """As `hotswap_adapter`, which reads a file, with tensors that are in memory already.
 
     Args:
         model: a model with that adapter, compiled or not.
@@ -90,6 +49,7 @@ def hotswap_adapter_from_state_dict(
             model, with the adapter's name in them.
         adapter_name: the adapter in the model whose place they take.
         config: the other adapter's settings.
+        source: what the tensors come from, for messages.
 
     Raises:
         ConfigError: the model has no such adapter, or has it offloaded.
@@ -97,18 +57,11 @@ def hotswap_adapter_from_state_dict(
 
     Source: the interface is that of `peft.utils.hotswap.hotswap_adapter_from_state_dict`.
     """
-    _swap(_own(model, adapter_name), state_dict, adapter_name, config, "state_dict")
-
-
-@torch.no_grad()
-def _swap(
-    own: _Own, state_dict: Mapping[str, Tensor], adapter_name: str, config: AttentionPromptConfig, what: str
-) -> None:
-    """Check everything, then copy."""
+    own = _own(model, adapter_name)
     new = {_file_name(name, adapter_name): tensor for name, tensor in state_dict.items()}
     if problems := [*_config_problems(config, own, adapter_name), *_tensor_problems(new, own.tensors)]:
         raise CheckpointError(
-            f"{what} must fit adapter {adapter_name!r} of the model to take its place, but {'; '.join(problems)}. The model is "
+            f"{source} must fit adapter {adapter_name!r} of the model to take its place, but {'; '.join(problems)}. The model is "
             "as it was. Load it under a name of its own: model.load_adapter(..., adapter_name=NAME)."
         )
     for name, tensor in own.tensors.items():
@@ -219,23 +172,3 @@ def _dtype(tensor: Tensor) -> str:
 
 def _method(config: PeftConfig) -> str:
     return str(getattr(config.peft_type, "value", config.peft_type))
-
-
-def _weights_file(adapter: str, subfolder: str | None = None, **hub: Any) -> str:
-    """The safetensors of an adapter, from a folder or from the Hub."""
-    folder = Path(adapter, subfolder or "")
-    if folder.is_dir():
-        file = folder / SAFETENSORS_WEIGHTS_NAME
-        if file.is_file():
-            return str(file)
-    else:
-        try:
-            return hf_hub_download(adapter, SAFETENSORS_WEIGHTS_NAME, subfolder=subfolder, **hub)
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
-            pass
-    raise CheckpointError(
-        f"adapter ({adapter}) must have its weights in {SAFETENSORS_WEIGHTS_NAME}, but there is none; pickled weights are not "
-        "opened. Save it again with save_pretrained."
-    )
