@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from peft import get_peft_model
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 from transformers import AutoModelForVideoClassification, get_cosine_schedule_with_warmup
 
@@ -51,8 +52,6 @@ def parse() -> argparse.Namespace:
 
 def shard(model: torch.nn.Module, accelerator: Accelerator) -> None:
     """Spread a model over the processes in place; each block gathers its weights, prompts included, when it runs."""
-    from torch.distributed.fsdp import fully_shard
-
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     model.to(accelerator.device)
     blocks = model.get_base_model()._no_split_modules or ()  # names of classes, VideoMAELayer for example

@@ -68,6 +68,13 @@ def test_training(place, run, name, more):
     assert main(["evaluate", "--adapter", "out", "--data", "clips", "--no-progress", "--out", "tables"]) == 0
 
 
+def test_one_process_has_nobody_to_share_a_model_with(place, run):
+    with pytest.raises(SystemExit) as left:
+        run("train_accelerate.py", *QUICK, "--out", "out", "--shard")
+    assert left.value.code == "--shard must have several processes, but there is one. Start them by torchrun."
+    assert not (place / "out").exists()
+
+
 def test_push_and_load(place, run, capsys):
     flags = ["--num-prompt-tokens", "3", "--epochs", "3", "--no-progress", "--threads", "1"]
     assert main(["train", "--model", BACKBONE, "--data", "clips", "--out", "first", *flags]) == 0
