@@ -104,3 +104,17 @@ def test_get_peft_model_never_touches_the_head():
     weight = base.classifier.weight.detach().clone()
     model = prompted(model=base)
     assert torch.equal(model.base_model.model.classifier.modules_to_save["default"].weight, weight)
+
+
+@pytest.mark.parametrize(
+    "auto",
+    [AutoModelForVideoClassification, AutoPeftModelForVideoClassification, AutoPeftModel],
+    ids=lambda auto: auto.__name__,
+)
+def test_a_base_that_pools_one_token_is_told_to_pool_the_mean(auto, tmp_path):
+    tiny_videomae(use_mean_pooling=False).save_pretrained(tmp_path / "base")
+    base = AutoModelForVideoClassification.from_pretrained(tmp_path / "base", use_mean_pooling=True)
+    model = prompted(model=base)
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = auto.from_pretrained(str(tmp_path / "adapter"), use_mean_pooling=True).eval()
+    assert torch.equal(loaded(clips()).logits, model(clips()).logits)
