@@ -38,7 +38,7 @@ def hotswap_adapter(
         local_files_only: do not ask the Hub.
 
     Raises:
-        ConfigError: the model has no such adapter, or has it offloaded.
+        ConfigError: the model has no such adapter, or has it on the meta device.
         CheckpointError: the other adapter is not there, not whole or not safe to read, or does not fit; all that does
             not is listed. The model is as it was.
 

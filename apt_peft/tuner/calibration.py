@@ -58,6 +58,8 @@ def initialize_prompts_from_data(
             f"model must hold the prompts of adapter {name!r} whole, but they are sharded over processes. "
             "Call initialize_prompts_from_data before fully_shard."
         )
+    for layer in layers:
+        layer.keep_in_memory()
     generator = torch.Generator().manual_seed(seed)
     with _random_states_kept(), _evaluating(model), ExitStack() as stack:
         batch = next(iter(dataloader), None)
@@ -67,7 +69,7 @@ def initialize_prompts_from_data(
         for layer in layers:
             layer.recorder = partial(_draw, drawn, layer, name, generator)
             stack.callback(setattr, layer, "recorder", None)
-        _run(model, batch)
+        _run(model, batch, layers[0].attention_prompt_key[name].device)
     if not all(tensor.isfinite().all() for pair in drawn.values() for tensor in pair):
         raise ConfigError(
             "dataloader must yield clips with finite keys and values, but those of its first batch are not. Check its "
@@ -115,8 +117,7 @@ def _positions(available: int, wanted: int, generator: torch.Generator) -> Tenso
     return torch.randint(available, (wanted,), generator=generator)
 
 
-def _run(model: nn.Module, batch: Any) -> None:
-    device = next(model.parameters()).device
+def _run(model: nn.Module, batch: Any, device: torch.device) -> None:
     if isinstance(batch, Tensor):
         model(batch.to(device))
         return

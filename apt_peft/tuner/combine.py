@@ -25,6 +25,7 @@ from .config import AttentionPromptConfig
 from .families import fold_names, head_dimensions
 from .functional import Prompts, join_prompts
 from .layer import AttentionPromptLayer
+from .storage import take_out_of_offloading
 
 if TYPE_CHECKING:
     from .model import AttentionPromptModel
@@ -206,4 +207,5 @@ def copy_head(model: nn.Module, source: str, target: str) -> None:
     """
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper) and {source, target} <= set(module.modules_to_save):
+            take_out_of_offloading(module.modules_to_save[source])
             module.modules_to_save[target].load_state_dict(module.modules_to_save[source].state_dict())

@@ -17,6 +17,7 @@ from .config import AttentionPromptConfig
 from .families import fold_names
 from .heads import HeadWrapper
 from .layer import AttentionPromptLayer
+from .storage import take_out_of_offloading
 
 COMPILED = "_orig_mod."  # what torch.compile puts into names
 WRAPPED = "base_model.model."  # what PeftModel puts before them
@@ -52,7 +53,7 @@ def hotswap_adapter_from_state_dict(
         source: what the tensors come from, for messages.
 
     Raises:
-        ConfigError: the model has no such adapter, or has it offloaded.
+        ConfigError: the model has no such adapter, or has it on the meta device.
         CheckpointError: the tensors do not fit; all that is wrong is listed, and the model is as it was.
 
     Source: the interface is that of `peft.utils.hotswap.hotswap_adapter_from_state_dict`.
@@ -95,17 +96,19 @@ def _own(model: nn.Module, adapter_name: str) -> _Own:
     for name, module in model.named_modules():
         if isinstance(module, AttentionPromptLayer):
             own.layers.append(module)
+            module.keep_in_memory()
             for kind in module.adapter_layer_names:
                 if adapter_name in getattr(module, kind):
                     found[f"{name}.{kind}"] = getattr(module, kind)[adapter_name]
         elif isinstance(module, HeadWrapper) and adapter_name in module.modules_to_save:
             own.heads.append(module)
+            take_out_of_offloading(module.modules_to_save[adapter_name])
             tensors = module.modules_to_save[adapter_name].state_dict(keep_vars=True)
             found |= {f"{name}.{part}": tensor for part, tensor in tensors.items()}
     if away := [name for name, tensor in found.items() if tensor.is_meta]:
         raise ConfigError(
             f"adapter_name ({adapter_name!r}) must have its tensors in memory, but {len(away)} of {len(found)} are on the meta "
-            "device: offloaded, or not loaded yet. Offload the base before the adapter is loaded; its prompts stay then."
+            "device. Load the adapter first."
         )
     own.tensors.update({_file_name(name, adapter_name): tensor for name, tensor in found.items()})
     return own

@@ -95,8 +95,7 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: AttentionPromptConfig, module_name: str = "") -> None:
         """Add an adapter's prompts, on the device and in the dtype of the wrapped module."""
-        for container in self._containers():
-            take_out_of_offloading(container)  # Accelerate's hooks know those tensors only that it found
+        self.keep_in_memory()
         heads, dim = head_dimensions(self.base_layer)
         shape: tuple[int, ...] = (config.prompt_tokens_of(module_name), dim)
         if not config.share_prompts_across_heads:
@@ -238,6 +237,7 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
         Args:
             adapter_name: an adapter that this layer has.
         """
+        self.keep_in_memory()
         if adapter_name in self.attention_prompt_scale:
             kind, scales = self.reparameterization[adapter_name], self.attention_prompt_scale[adapter_name]
             for scale, container in zip(scales, (self.attention_prompt_key, self.attention_prompt_value), strict=True):
@@ -283,6 +283,11 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
 
     def _containers(self) -> list[PromptDict]:
         return [getattr(self, name) for name in self.adapter_layer_names]
+
+    def keep_in_memory(self) -> None:
+        """Take the prompts out of Accelerate's offloading, whose hooks know only those tensors that they found."""
+        for container in self._containers():
+            take_out_of_offloading(container)
 
     def detach(self) -> nn.Module:
         """Give the wrapped module its own config back.

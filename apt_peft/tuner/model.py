@@ -211,6 +211,8 @@ class AttentionPromptModel(BaseTuner):
         """
         layers = self.prompt_layers()
         check_combination(self, layers, adapters, weights, adapter_name, combination_type, head_from)
+        for layer in layers.values():
+            layer.keep_in_memory()
         prompts = combined_prompts(layers, adapters, weights, combination_type)
         config = self.peft_config[adapter_name] = combined_config(self, adapters, prompts, head_from)
         with torch.random.fork_rng(devices=[]):  # the first values are overwritten

@@ -11,7 +11,13 @@ from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForVideoClassification
 
-from apt_peft import AttentionPromptConfig, AutoPeftModelForVideoClassification, TargetError
+from apt_peft import (
+    AttentionPromptConfig,
+    AutoPeftModelForVideoClassification,
+    TargetError,
+    hotswap_adapter,
+    initialize_prompts_from_data,
+)
 
 # of transformers' from_pretrained; layer 0 and the norm stay, the rest is read from the disk in each forward
 DEVICE_MAP = {
@@ -24,13 +30,16 @@ DEVICE_MAP = {
 }
 
 
+SECOND = {"num_prompt_tokens": 7, "reparameterization": "none"}
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A saved base, two adapters, and the logits that each gives."""
+    """A saved base, adapters, and the logits that each gives."""
     folder = tmp_path_factory.mktemp("offload")
     tiny_videomae().save_pretrained(folder / "base")
     logits = {}
-    for name, settings in (("first", {}), ("second", {"num_prompt_tokens": 7, "reparameterization": "none"})):
+    for name, settings in (("first", {}), ("second", SECOND), ("third", {"reparameterization": "none"})):
         model = prompted(model=AutoModelForVideoClassification.from_pretrained(folder / "base"), **settings)
         with torch.no_grad():
             for head in (p for n, p in model.named_parameters() if ".modules_to_save." in n):
@@ -111,6 +120,58 @@ def test_unloading_an_offloaded_model_leaves_the_base_offloaded(place, tmp_path)
     base = offload_to_cpu(loaded(place), tmp_path).unload()
     assert not prompt_layers(base)
     assert torch.equal(base(clips()).logits, tiny_videomae()(clips()).logits)
+
+
+def two_adapters(place):
+    """The second without a head, so that both can act at once."""
+    model = loaded(place)
+    settings = {"num_prompt_tokens": 5, "prompt_dropout": 0.0, "init_weights": False, "modules_to_save": []}
+    torch.manual_seed(3)
+    model.add_adapter("second", AttentionPromptConfig(**settings))
+    return model.eval()
+
+
+def swap(model, place):
+    model.fold_reparameterization("default")
+    hotswap_adapter(model, place[0] / "third", "default")
+
+
+CHANGES = {
+    "a mixed batch": lambda model, place: None,
+    "folded": lambda model, place: model.fold_reparameterization(),
+    "combined": lambda model, place: model.add_weighted_adapter(
+        ["default", "second"], [1.0, 2.0], "both", "cat", head_from="default"
+    ),
+    "started from data": lambda model, place: initialize_prompts_from_data(model, [clips()]),
+    "swapped": swap,
+}
+
+
+@pytest.mark.parametrize("offload", OFFLOADS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_reads_or_writes_prompts_finds_them(place, tmp_path, change, offload):
+    """On the whole model offloaded as on one that is not."""
+    logits = []
+    for model in (two_adapters(place), offload(two_adapters(place), tmp_path)):
+        CHANGES[change](model, place)
+        if "both" in model.peft_config:
+            model.set_adapter("both")
+        with torch.no_grad():
+            names = ["default", "second"] if change == "a mixed batch" else None
+            logits.append(model(clips(), adapter_names=names).logits)
+    assert torch.equal(*logits)
+    assert torch.equal(logits[1], place[1]["first"]) == (change == "folded")
+
+
+@pytest.mark.parametrize("offload", OFFLOADS)
+def test_a_start_from_data_on_an_offloaded_base(tmp_path, offload):
+    settings = {"num_prompt_tokens": 5, "prompt_dropout": 0.0, "init_weights": "data"}
+    logits = []
+    for base in (tiny_videomae(), offload(tiny_videomae(), tmp_path)):
+        model = get_peft_model(base, AttentionPromptConfig(**settings)).eval()
+        initialize_prompts_from_data(model, [clips()])
+        logits.append(model(clips()).logits)
+    assert torch.equal(*logits)
 
 
 # ------------------------------------------------------------------------------------------ offloaded, then wrapped
