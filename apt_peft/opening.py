@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 
 from apt_peft.checkpoints.adapter import load_adapter
 from apt_peft.checkpoints.source import AdapterFiles, find_adapter
@@ -42,6 +43,7 @@ class Adapter:
         precision: of the forward pass.
         batch_size: clips x views of one.
         name: of the adapter in the model.
+        backbone: fingerprint of the backbone's weights.
     """
 
     model: PeftModel
@@ -49,7 +51,8 @@ class Adapter:
     clips: ClipSettings
     precision: str
     batch_size: int
-    name: str = "default"
+    name: str
+    backbone: str
 
     @torch.no_grad()
     def score(self, clips: torch.Tensor) -> torch.Tensor:
@@ -67,6 +70,15 @@ class Adapter:
         self.model.set_adapter(self.name)
         device = next(self.model.parameters()).device
         return finite(score(self.model, clips.to(device), batch_size=self.batch_size, precision=self.precision))
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with all that its scores depend on: weights, backbone, labels, clips, precision."""
+        digest = sha256(repr((self.backbone, self.labels, self.clips, self.precision)).encode())
+        weights = get_peft_model_state_dict(self.model, adapter_name=self.name, save_embedding_layers=False)
+        for key, tensor in sorted(weights.items()):
+            digest.update(f"{key} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
 
 def open_adapter(settings: "ScoringSettings") -> Adapter:
@@ -126,6 +138,7 @@ def open_adapters(settings: Mapping[str, "ScoringSettings"]) -> dict[str, Adapte
             precision=run.precision if run else "float32",
             batch_size=flags.batch_size or (run.batch_size if run else BATCH_SIZE),
             name=adapter_name,
+            backbone=found,
         )
         on_gpu = flags.device == "auto" and torch.cuda.is_available()
         model.to("cuda" if on_gpu else "cpu").eval()

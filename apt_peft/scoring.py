@@ -223,6 +223,7 @@ __all__ = [
     "Adapter",
     "EvaluateSettings",
     "PredictSettings",
+    "ScoringSettings",
     "evaluate_adapter",
     "open_adapter",
     "open_adapters",

@@ -5,6 +5,7 @@ from .clip import Clip, DataSplits
 from .data import read_data, stratified_split
 from .dataset import VideoDataset
 from .decode import VideoReader, probe, read_frames
+from .library import RemoteVideo, list_videos, video_source
 from .readable import keep_readable
 from .sampling import clip_generator, sample_frames, sample_segments
 from .source import UnreadableVideoError, VideoInfo
@@ -17,6 +18,7 @@ __all__ = [
     "Clip",
     "ClipTransform",
     "DataSplits",
+    "RemoteVideo",
     "UnreadableVideoError",
     "VideoDataset",
     "VideoInfo",
@@ -24,10 +26,12 @@ __all__ = [
     "audit",
     "clip_generator",
     "keep_readable",
+    "list_videos",
     "probe",
     "read_data",
     "read_frames",
     "sample_frames",
     "sample_segments",
     "stratified_split",
+    "video_source",
 ]
