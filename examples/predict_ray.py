@@ -22,12 +22,10 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from apt_peft import AptError, ConfigError
-from apt_peft.errors import require
 from apt_peft.predictions import SCHEMA, Predictions
 from apt_peft.scoring import Adapter, ScoringSettings, open_adapters
 from apt_peft.training.clips import ClipSettings
-from apt_peft.training.data import video_dataset
-from apt_peft.video import Clip, UnreadableVideoError, list_videos, video_source
+from apt_peft.video import list_videos
 
 CLIPS_PER_TASK = 32  # at most, that a decoder gets at once
 
@@ -35,24 +33,30 @@ CLIPS_PER_TASK = 32  # at most, that a decoder gets at once
 class Reader:
     """Decodes, in a process of its own that a broken file may take down or block."""
 
-    def __init__(self, kinds: list[ClipSettings]) -> None:
-        self.kinds = kinds
-        for module in ("av", "torchvision.transforms.v2.functional"):
-            require(module, "video")  # now, and not in the time of the first file
+    def __init__(self, kinds: list[dict]) -> None:
+        # Imported here, that the process which watches over this one stays small, and before the first file's time runs.
+        import av  # noqa: F401
+        import torchvision.transforms.v2.functional  # noqa: F401
+
+        from apt_peft.training.clips import ClipSettings
+        from apt_peft.training.data import video_dataset
+        from apt_peft.video import Clip, video_source
+
+        self.dataset = lambda path, kind: video_dataset([Clip(video_source(path))], kind)
+        self.kinds = [ClipSettings.from_dict(kind) for kind in kinds]
 
     def read(self, path: str) -> list[np.ndarray] | str:
         """float32 (views, T, C, height, width) for each kind of clip, or what is wrong with the file."""
         try:
-            clip = Clip(video_source(path))
-            return [video_dataset([clip], kind)[0]["pixel_values"].numpy() for kind in self.kinds]
+            return [self.dataset(path, kind)[0]["pixel_values"].numpy() for kind in self.kinds]
         except Exception as error:  # a file must not end the run, whatever it provokes
-            return str(error) if isinstance(error, AptError) else f"{type(error).__name__}: {error}"
+            return str(error) if str(error).startswith("video (") else f"{type(error).__name__}: {error}"
 
 
 class Decode:
-    """Paths -> frames or an error; keeps a Reader beside it."""
+    """Paths -> frames or an error; watches over a Reader."""
 
-    def __init__(self, kinds: list[ClipSettings], timeout: float) -> None:
+    def __init__(self, kinds: list[dict], timeout: float) -> None:
         self.kinds, self.timeout, self.reader = kinds, timeout, None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list | np.ndarray]]:
@@ -60,8 +64,8 @@ class Decode:
             found = self.read(path)
             error = found if isinstance(found, str) else ""
             if error:  # a column has one shape
-                shapes = [(k.segments * k.crops, k.num_frames, 3, k.size, k.size) for k in self.kinds]
-                found = [np.zeros(shape, "float32") for shape in shapes]
+                sizes = [(k["segments"] * k["crops"], k["num_frames"], 3, k["size"], k["size"]) for k in self.kinds]
+                found = [np.zeros(size, "float32") for size in sizes]
             yield {"path": [path], "error": [error]} | {f"kind{n}": clip[None] for n, clip in enumerate(found)}
 
     def read(self, path: str) -> list[np.ndarray] | str:
@@ -72,15 +76,15 @@ class Decode:
             except ray.exceptions.GetTimeoutError:
                 ray.kill(reader)
                 self.reader = None
-                return str(UnreadableVideoError(path, f"decoding it took more than {self.timeout:g} seconds"))
+                return f"video ({path}) must be decoded in {self.timeout:g} seconds, but was not. Raise --timeout."
             except ray.exceptions.RayActorError:  # it crashed, or something else took the process: once more
                 self.reader = None
-        return str(UnreadableVideoError(path, "decoding it ended the process, twice"))
+        return f"video ({path}) must be a readable video file, but decoding it ended the process, twice."
 
     def start(self):
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         reader = ray.remote(num_cpus=0, scheduling_strategy=here)(Reader).remote(self.kinds)
-        ray.get(reader.__ray_ready__.remote())  # its start is no part of the time that a file may take
+        ray.get(reader.__ray_ready__.remote())
         return reader
 
 
@@ -124,7 +128,7 @@ def score(paths: list[str], flags: dict, opened: dict[str, Adapter], options) ->
     decode = {"compute": pool(size=decoders), "num_cpus": 1, "batch_size": None}
     scorer = {"compute": pool(size=scorers), "num_cpus": 1, "num_gpus": min(1, gpus / scorers), "batch_size": together}
     data = ray.data.from_arrow(tasks)
-    data = data.map_batches(Decode, fn_constructor_args=[kinds, options.timeout], **decode)
+    data = data.map_batches(Decode, fn_constructor_args=[[kind.as_dict() for kind in kinds], options.timeout], **decode)
     data = data.map_batches(Score, fn_constructor_args=[flags, options.top_k], **scorer)
     yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
