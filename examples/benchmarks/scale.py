@@ -165,7 +165,9 @@ def main() -> None:
     add("--labels", type=int, default=101, help="classes of an adapter (default: 101)")
     add("--prompts", type=int, default=100, help="P of speed, memory and cost (default: 100)")
     add("--adapters", type=int, default=1000, help="to store (default: 1000)")
-    add("--decode-clips", type=float, default=6.82, help="clips/s that one core decodes; measure yours (default: yoga6)")
+    add(
+        "--decode-clips", type=float, default=6.82, help="clips/s that one core decodes; measure yours (default: yoga6)"
+    )
     add("--row-bytes", type=float, default=64, help="bytes of a prediction (default: measured)")
     add("--gpu-tflops", type=float, default=300, help="dense half-precision TFLOPS by the data sheet; assumed: 300")
     add("--utilisation", type=float, default=0.4, help="part of these that a forward pass reaches; assumed: 0.4")

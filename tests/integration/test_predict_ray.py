@@ -7,7 +7,9 @@ process that waits can be sent what a crash would send.
 import errno
 import json
 import os
+import runpy
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,15 +21,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 import torch
 from clips import write_clip
+from helpers import raises_exactly
 from models import prompted
 
-from apt_peft.scoring import PredictSettings, predict
+from apt_peft.scoring import PredictSettings, ScoringSettings, open_adapters, predict
 from apt_peft.training.base import open_base, weights_fingerprint
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "predict_ray.py"
@@ -197,6 +201,7 @@ def test_a_run_that_is_killed_goes_on(address, home, adapters, library, expected
 
     The first run is one of a cluster, the second has processes of its own.
     """
+    library = Path(shutil.copytree(library, tmp_path / "library"))
     for name in ("crashes.mp4", "stops.mp4"):
         os.mkfifo(library / name)
     with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
@@ -254,3 +259,41 @@ def test_a_run_that_is_killed_goes_on(address, home, adapters, library, expected
     for key, scores in expected.items():
         check_scores(rows[key], scores, 4)
     assert all(file.name.startswith(("part-", "_adapters")) for file in out.iterdir())
+
+
+@pytest.mark.parametrize("given", [["runs/first"], ["a="], ["=b"], ["a=b", "a=c"]], ids=str)
+def test_adapters_need_names_of_their_own(given, tmp_path, monkeypatch):
+    script = runpy.run_path(str(SCRIPT))
+    words = [word for each in given for word in ("--adapter", each)]
+    monkeypatch.setattr(sys, "argv", ["predict_ray.py", "clips", *words, "--out", str(tmp_path / "out")])
+    message = f"--adapter ({', '.join(given)}) must be NAME=DIR_OR_HUB, each with a name of its own."
+    with raises_exactly(SystemExit, f"error: {message}"):
+        script["main"]()
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_kinds_of_clips_and_all_labels(adapters, library, expected):
+    """What a decoder hands over and a scorer makes of it, without Ray between them; a reader is a plain object here."""
+    script = runpy.run_path(str(SCRIPT))
+    flags = {name: ScoringSettings(adapter=str(place)) for name, place in adapters.items()}
+    kinds = [kind.as_dict() for kind in script["kinds_of"](open_adapters(flags))]
+    assert [kind["resize"] for kind in kinds] == ["crop", "squash"]
+    reader, decode, score = script["Reader"](kinds), script["Decode"](kinds, 60), script["Score"](flags, 0)
+    decode.read = reader.read
+    paths = [str(library / CLIPS[0]), str(library / "nothing.mp4"), str(library / CLIPS[1])]
+    rows = list(decode({"path": np.array(paths)}))
+    batch = {
+        name: np.concatenate([np.asarray(row[name], object if name in ("path", "error") else None) for row in rows])
+        for name in rows[0]
+    }
+    found = score(batch).to_pylist()
+    assert [(row["path"], row["adapter"]) for row in found] == [(path, name) for path in paths for name in adapters]
+    for row in found:
+        if row["path"].endswith("nothing.mp4"):
+            assert row["error"] == f"video ({row['path']}) must be a readable video file, but opening it failed: " + (
+                "no such file or directory."
+            )
+        else:
+            check_scores(row, expected[Path(row["path"]).name, row["adapter"]], 9)
+    only_errors = {name: values[1:2] for name, values in batch.items()}
+    assert [row["label"] for row in score(only_errors).to_pylist()] == [None, None]
