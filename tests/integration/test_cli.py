@@ -196,7 +196,9 @@ def test_a_reader_that_goes_away_is_no_error(data):
         capture_output=True,
         text=True,
     )
-    assert process.stderr == ""
+    # not empty: PEFT imports quantization packages that are installed, and these speak of themselves
+    assert "Traceback" not in process.stderr
+    assert "BrokenPipe" not in process.stderr
 
 
 def command(*words: str) -> subprocess.CompletedProcess:
