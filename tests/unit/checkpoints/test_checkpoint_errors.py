@@ -77,7 +77,7 @@ def test_folder(refused):
             b"<!DOCTYPE html><html><body>Virus scan warning</body></html>",
             FORM + "a web page. Download the file itself; some hosts answer with a page that asks for consent first.",
         ),
-        (gzip.compress(b"weights"), FORM + "a gzip archive. Unpack it first."),
+        (gzip.compress(b"weights", mtime=0), FORM + "a gzip archive. Unpack it first."),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), FORM + "an HDF5 file. Give the PyTorch file (.pth, .pt) instead."),
         (b"PK\x03\x04" + bytes(50), DAMAGED),
         (b"not a checkpoint at all, only some text", DAMAGED),
