@@ -6,11 +6,10 @@ Importing this package makes `AttentionPromptConfig` known to PEFT:
     model = get_peft_model(videomae, apt_peft.AttentionPromptConfig(num_prompt_tokens=100))
 """
 
-from .auto import AutoPeftModelForVideoClassification
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .errors import AptError, CheckpointError, ConfigError, DataError, MissingExtraError, TargetError
-from .hotswap import hotswap_adapter
-from .processor import ClipProcessor
-from .training.optimizer import prompt_parameter_groups
 from .tuner import (
     AttentionPromptConfig,
     AttentionPromptModel,
@@ -20,6 +19,20 @@ from .tuner import (
     label_counts,
 )
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .auto import AutoPeftModelForVideoClassification
+    from .hotswap import hotswap_adapter
+    from .processor import ClipProcessor
+    from .training.optimizer import prompt_parameter_groups
+
+# Imported when they are asked for: who only loads an adapter through PEFT waits for none of them.
+_LATER = {
+    "AutoPeftModelForVideoClassification": ".auto",
+    "ClipProcessor": ".processor",
+    "hotswap_adapter": ".hotswap",
+    "prompt_parameter_groups": ".training.optimizer",
+}
 
 __all__ = [
     "AptError",
@@ -40,3 +53,14 @@ __all__ = [
     "label_counts",
     "prompt_parameter_groups",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_LATER[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -287,7 +287,8 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
     def keep_in_memory(self) -> None:
         """Take the prompts out of Accelerate's offloading, whose hooks know only those tensors that they found."""
         for container in self._containers():
-            take_out_of_offloading(container)
+            if hasattr(container, "_hf_hook"):
+                take_out_of_offloading(container)
 
     def detach(self) -> nn.Module:
         """Give the wrapped module its own config back.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -71,6 +72,7 @@ def shortened(sentence: str, most: int = 1000) -> str:
     return sentence if len(sentence) <= most else f"{sentence[: most // 2]} ... {sentence[-most // 2 :]}"
 
 
+@lru_cache(maxsize=256)
 def expression_problem(expression: str) -> str | None:
     """What is wrong with a regular expression for module names.
 

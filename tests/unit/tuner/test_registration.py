@@ -8,6 +8,7 @@ import sys
 
 import peft
 import pytest
+from helpers import raises_exactly
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils.peft_types import PeftType
 
@@ -62,7 +63,8 @@ def run(code: str) -> str:
     ).stdout.strip()
 
 
-EXTRAS = ("av", "matplotlib", "torchvision", "datasets", "apt_peft.cli", "apt_peft.training.train")
+EXTRAS = ("av", "matplotlib", "torchvision", "datasets")
+EXTRAS += ("apt_peft.cli", "apt_peft.checkpoints", "apt_peft.processor", "apt_peft.training")
 
 
 def loaded_extras(imports: str) -> str:
@@ -101,11 +103,13 @@ def test_public_names():
         "prompt_parameter_groups",
     ]
     assert all(hasattr(apt_peft, name) for name in apt_peft.__all__)
+    assert set(apt_peft.__all__) <= set(dir(apt_peft))
+    assert apt_peft.hotswap_adapter.__module__ == "apt_peft.hotswap"
+    with raises_exactly(AttributeError, "module 'apt_peft' has no attribute 'hotswap_adapters'"):
+        _ = apt_peft.hotswap_adapters
 
 
 def test_a_missing_extra_is_named(monkeypatch):
-    from helpers import raises_exactly
-
     from apt_peft.errors import MissingExtraError, require
 
     monkeypatch.setitem(sys.modules, "av", None)
