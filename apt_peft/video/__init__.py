@@ -1,6 +1,7 @@
 """Video files -> clips for a model: sampling, decoding, transforms, data sets and a check of the files."""
 
 from .audit import AuditReport, audit
+from .augment import RandAugment
 from .clip import Clip, DataSplits
 from .data import read_data, stratified_split
 from .dataset import VideoDataset
@@ -18,6 +19,7 @@ __all__ = [
     "Clip",
     "ClipTransform",
     "DataSplits",
+    "RandAugment",
     "RemoteVideo",
     "UnreadableVideoError",
     "VideoDataset",

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, require
+from .augment import RandAugment
 from .sampling import check_counts
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RESIZES = ("crop", "squash")
 AUGMENTATIONS = ("none", "flip", "crop")
+# Smallest and largest part of the picture in a published random crop.
+PUBLISHED_AREA = (0.08, 1.0)
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,13 @@ class ClipTransform:
             square.
         augment: what a generator draws: `"none"`; `"flip"`, a horizontal flip of every second clip; `"crop"`, a random
             resized crop besides the flip.
+        rand_augment: a `RandAugment` configuration, for example the published `"rand-m4-n2-mstd0.2-inc1"`, carried out
+            before the crop where a generator draws; None is without.
+        random_resized_crop: crop at random as the published code does: 0.08 to 1 of the picture, made `size` square by
+            bilinear interpolation without antialiasing. For `"none"` and `"flip"` augmentation.
         short_side: length of the prepared frames' shorter side in pixels (with `"squash"`: of both); None is `size`, and
-            8/7 of it for `"crop"` augmentation (256 for 224), whose crops would be blurred otherwise.
-        area: smallest and largest part of the picture that a random crop covers.
+            8/7 of it for random crops (256 for 224), which would be blurred otherwise.
+        area: smallest and largest part of the picture that a random crop of `"crop"` covers.
         ratio: smallest and largest width / height of a random crop.
 
     Raises:
@@ -48,6 +55,8 @@ class ClipTransform:
     short_side: int | None = None
     area: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    rand_augment: str | None = None
+    random_resized_crop: bool = False
 
     def __post_init__(self) -> None:
         check_counts({"size": self.size} | ({} if self.short_side is None else {"short_side": self.short_side}))
@@ -69,13 +78,20 @@ class ClipTransform:
             raise ConfigError(f"area ({self.area}) must be two parts of the picture, 0 < smallest <= largest <= 1.")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise ConfigError(f"ratio ({self.ratio}) must be two proportions, 0 < smallest <= largest.")
+        if self.random_resized_crop and self.augment == "crop":
+            raise ConfigError(
+                "random_resized_crop (True) must go with augment 'none' or 'flip', but augment is 'crop', which crops "
+                "another part at random. Take 'flip'."
+            )
+        if self.rand_augment is not None:
+            RandAugment.parse(self.rand_augment)
 
     @property
     def prepared_side(self) -> int:
         """Shorter side of prepared frames, in pixels."""
         if self.short_side is not None:
             return self.short_side
-        return round(self.size * 8 / 7) if self.augment == "crop" else self.size
+        return round(self.size * 8 / 7) if self.augment == "crop" or self.random_resized_crop else self.size
 
     def __call__(self, frames: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Prepare and finish one clip.
@@ -103,7 +119,7 @@ class ClipTransform:
         return _functional().resize(frames.permute(0, 3, 1, 2), target, antialias=True)
 
     def finish(self, prepared: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Crop, flip and normalise.
+        """Augment, crop, flip and normalise.
 
         Args:
             prepared: uint8 (T, C, prepared height, prepared width).
@@ -113,9 +129,15 @@ class ClipTransform:
             float32 (T, C, size, size).
         """
         functional = _functional()
-        if generator is not None and self.augment == "crop":
-            top, left, height, width = self._random_box(prepared.shape[-2], prepared.shape[-1], generator)
-            clip = functional.resized_crop(prepared, top, left, height, width, [self.size, self.size], antialias=True)
+        if generator is not None and self.rand_augment is not None:
+            prepared = RandAugment.parse(self.rand_augment)(prepared, generator)
+        if generator is not None and self.random_resized_crop:
+            box = functional.crop(prepared, *self._random_box(*prepared.shape[-2:], generator))
+            # In floats, as published: torchvision would round to whole levels.
+            clip = torch.nn.functional.interpolate(box / 255, (self.size, self.size), mode="bilinear")
+        elif generator is not None and self.augment == "crop":
+            box = self._random_box(*prepared.shape[-2:], generator)
+            clip = functional.resized_crop(prepared, *box, [self.size, self.size], antialias=True)
         else:
             clip = functional.center_crop(prepared, [self.size, self.size])
         if generator is not None and self.augment != "none" and float(torch.rand((), generator=generator)) < 0.5:
@@ -153,9 +175,10 @@ class ClipTransform:
     def _random_box(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
         """Top, left, height, width of a random crop; torchvision's own draw cannot be given a generator."""
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        smallest, largest = PUBLISHED_AREA if self.random_resized_crop else self.area
         for _ in range(10):
             part, shape, down, right = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
-            area = height * width * (self.area[0] + part * (self.area[1] - self.area[0]))
+            area = height * width * (smallest + part * (largest - smallest))
             ratio = math.exp(low + shape * (high - low))
             box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < box_width <= width and 0 < box_height <= height:

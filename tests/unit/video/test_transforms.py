@@ -1,11 +1,13 @@
 """Frames become tensors alike for a whole clip, drawn by the given generator alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import raises_exactly
 
 from apt_peft.errors import ConfigError
-from apt_peft.video import IMAGENET_MEAN, IMAGENET_STD, ClipTransform, clip_generator
+from apt_peft.video import IMAGENET_MEAN, IMAGENET_STD, ClipTransform, RandAugment, clip_generator
 
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 
@@ -77,6 +79,45 @@ def test_random_crops_keep_their_area_and_proportions():
     assert max(areas) > 0.75
 
 
+@pytest.mark.parametrize("augment", ["none", "flip"])
+def test_published_crops_are_bilinear_parts_of_the_picture_from_a_twelfth_up(augment):
+    transform = ClipTransform(64, augment=augment, random_resized_crop=True, **PLAIN)
+    assert transform.prepared_side == 73
+    prepared = transform.prepare(gradient(100, 150))
+    assert prepared.shape[-2:] == (73, 109)
+    areas, flips = [], 0
+    for index in range(200):
+        clip = transform.finish(prepared, clip_generator(0, 0, index))
+        top, left, height, width = transform._random_box(73, 109, clip_generator(0, 0, index))
+        box = prepared[..., top : top + height, left : left + width]
+        columns = ((torch.arange(64) + 0.5) * width / 64 - 0.5).clamp(0, width - 1)
+        first, part = columns.long(), columns % 1
+        row = box[0, 1, 0].float()  # which rises along the columns
+        by_hand = row[first] * (1 - part) + row[(first + 1).clamp(max=width - 1)] * part
+        flipped = bool(clip[0, 1, 0, 0] > clip[0, 1, 0, -1])
+        assert torch.allclose(clip[:, 1] * 255, (by_hand.flip(-1) if flipped else by_hand).expand(2, 64, 64), atol=1e-3)
+        areas.append(height * width / (73 * 109))
+        flips += flipped
+    assert 0.075 < min(areas) < 0.12
+    assert max(areas) > 0.8
+    assert flips == 0 if augment == "none" else 70 < flips < 130
+    assert torch.equal(transform.finish(prepared), ClipTransform(64, short_side=73, **PLAIN).finish(prepared))
+
+
+def test_random_operations_come_before_the_crop():
+    transform = ClipTransform(16, rand_augment="rand-m9-n2-inc1", random_resized_crop=True, **PLAIN)
+    prepared = transform.prepare(gradient(40, 60))
+    seen = 0
+    for index in range(20):
+        generator = clip_generator(0, 0, index)
+        augmented = RandAugment.parse("rand-m9-n2-inc1")(prepared, generator)
+        expected = replace(transform, rand_augment=None).finish(augmented, generator)
+        assert torch.equal(transform.finish(prepared, clip_generator(0, 0, index)), expected)
+        seen += not torch.equal(augmented, prepared)
+    assert seen > 8
+    assert torch.equal(transform.finish(prepared), replace(transform, rand_augment=None).finish(prepared))
+
+
 def test_a_crop_that_cannot_fit_is_the_largest_centre():
     transform = ClipTransform(16, augment="crop", area=(1, 1), ratio=(1, 1), **PLAIN)
     assert transform._random_box(20, 50, clip_generator(0, 0, 0)) == (0, 15, 20, 20)
@@ -112,6 +153,17 @@ def test_crops_go_along_the_longer_side(tall):
         ({"short_side": 0}, "short_side (0) must be whole numbers from 1 up."),
         ({"resize": "pad"}, "resize ('pad') must be one of 'crop', 'squash'."),
         ({"augment": "all"}, "augment ('all') must be one of 'none', 'flip', 'crop'."),
+        (
+            {"augment": "crop", "random_resized_crop": True},
+            "random_resized_crop (True) must go with augment 'none' or 'flip', but augment is 'crop', which crops another "
+            "part at random. Take 'flip'.",
+        ),
+        (
+            {"rand_augment": "rand-m4-x"},
+            "rand_augment ('rand-m4-x') must be rand and parts with dashes between, each once at most, but 'x' cannot stand "
+            "there. The parts are m0 to m10, the magnitude; n1 to n15, the operations of a clip; mstd0 to mstd100, the "
+            "magnitude's deviation; inc0 or inc1, whether all operations grow with the magnitude.",
+        ),
         ({"short_side": 8}, "short_side (8) must be at least size, but size is 16."),
         ({"mean": (0.5,)}, "mean ([0.5]) must be three numbers, one for each of red, green and blue."),
         (
