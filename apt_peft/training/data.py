@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,19 +34,35 @@ AUTO_CACHE_BYTES = 2**30
 # Width of a prepared frame over its height, for the estimate of a cache: wide-screen pictures.
 WIDE = 16 / 9
 SPLITS = ("train", "val", "test")
+# Words in the names of classes that a flip would mix up.
+DIRECTIONS = frozenset(
+    [
+        "left",
+        "right",
+        "leftward",
+        "leftwards",
+        "rightward",
+        "rightwards",
+        "clockwise",
+        "anticlockwise",
+        "counterclockwise",
+    ]
+)
 
 
 def collate(items: list[dict[str, Any]], *, name: str = "pixel_values") -> dict[str, Any]:
     """Make a batch of clips, under the name that a model has for them.
 
     Args:
-        items: of a `VideoDataset`.
+        items: of a `VideoDataset`; those of a clip that was augmented several times stand in a row.
         name: the model's `main_input_name`: `pixel_values_videos` in V-JEPA 2 and VideoPrism.
 
     Returns:
         Arguments of the model's forward.
     """
     batch = default_collate(items)
+    if batch["labels"].dim() > 1:
+        batch = {key: value.flatten(0, 1) for key, value in batch.items()}
     batch[name] = batch.pop("pixel_values")
     return batch
 
@@ -83,6 +100,9 @@ class RunData:
             self.clips,
             training=True,
             augment=self.settings.augment,
+            rand_augment=self.settings.rand_augment,
+            random_resized_crop=self.settings.random_resized_crop,
+            repeats=self.settings.repeated_augmentation,
             seed=self.settings.seed,
             cache=self.cache,
         )
@@ -148,6 +168,13 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
     )
     for warning in found.warnings:
         logger.warning("%s", warning)
+    directions = _directions(found.labels)
+    if directions and settings.augment != "none":
+        logger.warning(
+            "Clips are flipped at random, which turns left into right, but names of classes tell directions: %s. "
+            "Should they differ in these, take --augment none (and --random-resized-crop for random crops).",
+            ", ".join(directions[:10]) + (f" and {len(directions) - 10} more" if len(directions) > 10 else ""),
+        )
     splits = {"train": found.train, "val": found.val, "test": found.test if settings.test else []}
     _check_labels(settings.data, splits, found.labels)
     fingerprint = data_fingerprint(splits, settings.data)
@@ -169,6 +196,9 @@ def video_dataset(
     *,
     training: bool = False,
     augment: str = "none",
+    rand_augment: str | None = None,
+    random_resized_crop: bool = False,
+    repeats: int = 1,
     seed: int = 0,
     cache: Path | None = None,
 ) -> VideoDataset:
@@ -179,6 +209,9 @@ def video_dataset(
         clips: how they become clips.
         training: draw one clip of each, or take the test views.
         augment: of training clips.
+        rand_augment: of training clips, see `ClipTransform`.
+        random_resized_crop: of training clips, see `ClipTransform`.
+        repeats: how often a training clip is augmented.
         seed: of what is drawn.
         cache: folder of decoded frames, or None.
 
@@ -191,11 +224,18 @@ def video_dataset(
         sampling=clips.sampling,
         frame_stride=clips.frame_stride,
         transform=ClipTransform(
-            clips.size, mean=clips.mean, std=clips.std, resize=clips.resize, augment=augment if training else "none"
+            clips.size,
+            mean=clips.mean,
+            std=clips.std,
+            resize=clips.resize,
+            augment=augment if training else "none",
+            rand_augment=rand_augment if training else None,
+            random_resized_crop=random_resized_crop and training,
         ),
         training=training,
         segments=1 if training else clips.segments,
         crops=1 if training else clips.crops,
+        repeats=repeats if training else 1,
         seed=seed,
         cache=cache,
     )
@@ -246,6 +286,13 @@ def _size(clip: Clip) -> int:
     if isinstance(clip.source, (str, os.PathLike)):
         return Path(clip.source).stat().st_size
     return len(clip.source) if isinstance(clip.source, bytes) else 0
+
+
+def _directions(labels: Sequence[str]) -> list[str]:
+    """Names of classes with a word such as left or right in them: `turn_left`, `TurnLeft`, not `bright`."""
+    return [
+        label for label in labels if DIRECTIONS & {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", label)}
+    ]
 
 
 def _check_labels(data: str, splits: dict[str, list[Clip]], labels: Sequence[str]) -> None:

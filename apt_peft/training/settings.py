@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from apt_peft.errors import ConfigError
 from apt_peft.settings import (
     INTEGER,
     INTEGERS,
@@ -110,6 +111,22 @@ class TrainSettings(Settings):
         "flip",
         choices=("none", "flip", "crop"),
         group=CLIPS,
+    )
+    rand_augment: str | None = setting(
+        TEXT,
+        "random operations on training clips, written as timm does: rand-m4-n2-mstd0.2-inc1 is as published",
+        None,
+        group=CLIPS,
+        metavar="CONFIG",
+    )
+    random_resized_crop: bool = setting(
+        SWITCH,
+        "train on a random 8 to 100 % of the picture, as published; for --augment flip or none",
+        False,
+        group=CLIPS,
+    )
+    repeated_augmentation: int = setting(
+        INTEGER, "how often each clip of a batch is augmented; it is decoded once", 1, rule=at_least(1), group=CLIPS
     )
     mean: tuple[float, ...] | None = setting(
         NUMBERS,
@@ -226,6 +243,25 @@ class TrainSettings(Settings):
             problems.append(
                 f"cache ({self.cache!r}) must go with sampling even, but sampling is {self.sampling} and takes "
                 "other frames in every epoch. Leave the cache out."
+            )
+        if self.rand_augment is not None:
+            from apt_peft.video.augment import RandAugment  # brings torch, which other flags can do without
+
+            try:
+                RandAugment.parse(self.rand_augment)
+            except ConfigError as error:
+                problems.append(str(error))
+        if self.random_resized_crop and self.augment == "crop":
+            problems.append(
+                "random_resized_crop (True) must go with augment flip or none, but augment is crop, which crops another "
+                "part at random. Take --augment flip."
+            )
+        if self.repeated_augmentation > 1 and not (
+            self.augment != "none" or self.rand_augment is not None or self.random_resized_crop
+        ):
+            problems.append(
+                f"repeated_augmentation ({self.repeated_augmentation}) must go with random augmentation, but without any "
+                "all copies of a clip are equal. Add --random-resized-crop, or leave it out."
             )
         for name in ("mean", "std"):
             value = getattr(self, name)

@@ -80,8 +80,9 @@ class PromptTrainer(Trainer):
         return super().get_batch_samples(map(self._without_repeats, epoch_iterator), *args, **kwargs)
 
     def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
-        here, _ = processes.count_clips(self.accelerator, len(batch["labels"]))
-        batch["labels"][here:] = IGNORED
+        repeats = self.settings.repeated_augmentation
+        here, _ = processes.count_clips(self.accelerator, len(batch["labels"]) // repeats)
+        batch["labels"][here * repeats :] = IGNORED
         return batch
 
     def check_finite(self, name: str, value: float, step: int) -> None:

@@ -25,7 +25,9 @@ _CACHE_VERSION = 1
 class VideoDataset(Dataset):
     """Clips of labelled videos.
 
-    For training, an item is `{"pixel_values": float32 (T, C, size, size), "labels": int}`. Otherwise it holds all views of
+    For training, an item is `{"pixel_values": float32 (T, C, size, size), "labels": int}`; with `repeats`
+    `{"pixel_values": float32 (repeats, T, C, size, size), "labels": int64 (repeats,)}`, whose frames are decoded once and
+    augmented anew for each: flatten the first two axes of a batch. Otherwise it holds all views of
     one video, which is decoded once: `{"pixel_values": float32 (segments * crops, T, C, size, size), "labels": int,
     "index": int}`. Clips without a label have no `"labels"`.
 
@@ -38,6 +40,7 @@ class VideoDataset(Dataset):
         training: draw one random clip of a video, or take its test views.
         segments: test views in time.
         crops: test views in space.
+        repeats: how often a training clip is augmented.
         seed: of everything drawn.
         cache: folder for decoded and resized frames, made where it is missing; only where no random frames are drawn.
 
@@ -56,11 +59,17 @@ class VideoDataset(Dataset):
         training: bool = False,
         segments: int = 1,
         crops: int = 1,
+        repeats: int = 1,
         seed: int = 0,
         cache: str | os.PathLike | None = None,
     ) -> None:
         check_sampling(sampling)
-        check_counts({"num_frames": num_frames, "frame_stride": frame_stride, "segments": segments, "crops": crops})
+        counts = {"num_frames": num_frames, "frame_stride": frame_stride, "segments": segments, "crops": crops}
+        check_counts(counts | {"repeats": repeats})
+        if repeats > 1 and not training:
+            raise ConfigError(
+                f"repeats ({repeats}) must be 1 for evaluation, but test views are not random. Use segments and crops."
+            )
         if training and segments * crops > 1:
             raise ConfigError(
                 f"segments ({segments}) and crops ({crops}) must be 1 for training: one clip of a video is drawn. "
@@ -79,7 +88,7 @@ class VideoDataset(Dataset):
         self.clips = list(clips)
         self.num_frames, self.sampling, self.frame_stride = num_frames, sampling, frame_stride
         self.transform, self.training, self.segments, self.crops = transform, training, segments, crops
-        self.seed = seed
+        self.repeats, self.seed = repeats, seed
         self.cache = None if cache is None else Path(cache)
         if self.cache is not None:
             self.cache.mkdir(parents=True, exist_ok=True)
@@ -124,7 +133,12 @@ class VideoDataset(Dataset):
         if self.training:
             generator = clip_generator(self.seed, self.epoch, index)
             frames = self._prepared(clip, generator)[0]
-            return {"pixel_values": self.transform.finish(frames, generator), **item}
+            if self.repeats == 1:
+                return {"pixel_values": self.transform.finish(frames, generator), **item}
+            draws = [clip_generator(self.seed, self.epoch, index, view) for view in range(1, self.repeats)]
+            augmented = [self.transform.finish(frames, draw) for draw in (generator, *draws)]
+            labels = {name: torch.full((self.repeats,), label) for name, label in item.items()}
+            return {"pixel_values": torch.stack(augmented), **labels}
         views = [self.transform.finish_views(frames, self.crops) for frames in self._prepared(clip, None)]
         return {"pixel_values": torch.cat(views), **item, "index": index}
 

@@ -132,11 +132,11 @@ class ClipTransform:
         if generator is not None and self.rand_augment is not None:
             prepared = RandAugment.parse(self.rand_augment)(prepared, generator)
         if generator is not None and self.random_resized_crop:
-            box = functional.crop(prepared, *self._random_box(*prepared.shape[-2:], generator))
+            box = functional.crop(prepared, *self._random_box(prepared.shape[-2], prepared.shape[-1], generator))
             # In floats, as published: torchvision would round to whole levels.
             clip = torch.nn.functional.interpolate(box / 255, (self.size, self.size), mode="bilinear")
         elif generator is not None and self.augment == "crop":
-            box = self._random_box(*prepared.shape[-2:], generator)
+            box = self._random_box(prepared.shape[-2], prepared.shape[-1], generator)
             clip = functional.resized_crop(prepared, *box, [self.size, self.size], antialias=True)
         else:
             clip = functional.center_crop(prepared, [self.size, self.size])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from apt_peft import ConfigError
 from apt_peft.training import checkpoints
 from apt_peft.training import train as train_module
 from apt_peft.training.train import train
+from apt_peft.training.trainer import PromptTrainer
 
 EPOCHS = 12
 
@@ -131,6 +133,36 @@ def test_a_moved_folder_resumes_with_its_best_checkpoint(quick, tmp_path, monkey
     train(quick(epochs=4, out=str(tmp_path / "there"), resume=True))
     train(quick(epochs=4, out=str(tmp_path / "whole")))
     assert_same_run(tmp_path / "whole", tmp_path / "there")
+
+
+def test_the_published_augmentation_resumes_bit_for_bit(quick, tmp_path, monkeypatch):
+    published = {"rand_augment": "rand-m4-n2-mstd0.2-inc1", "random_resized_crop": True, "repeated_augmentation": 2}
+    labels = []
+    original = PromptTrainer.loss
+
+    def noted(self, outputs, targets, **options):
+        labels.append(targets.tolist())
+        return original(self, outputs, targets, **options)
+
+    monkeypatch.setattr(PromptTrainer, "loss", noted)
+    whole = quick(**published, val_fraction=0.0, batch_size=5, test=False, out=str(tmp_path / "whole"))
+    train(whole)
+    assert [len(batch) for batch in labels] == [10, 10, 4] * 2, "12 clips, each twice"
+    assert all(batch[::2] == batch[1::2] and min(batch) >= 0 for batch in labels)
+    assert json.loads((tmp_path / "whole" / "run.json").read_text())["settings"].items() >= published.items()
+    with monkeypatch.context() as patch:
+        stop_in(patch, "mark_complete", 2)
+        with pytest.raises(Stop):
+            train(replace(whole, out=str(tmp_path / "stopped")))
+    for name, value in {"rand_augment": None, "random_resized_crop": False, "repeated_augmentation": 1}.items():
+        shown = f"{name} was {published[name]!r} and is {value!r}"
+        with raises_exactly(
+            ConfigError,
+            f"resume (True) must go on with the same run, but {shown}. Repeat its settings, or choose another --out.",
+        ):
+            train(replace(whole, out=str(tmp_path / "stopped"), resume=True, **{name: value}))
+    train(replace(whole, out=str(tmp_path / "stopped"), resume=True, workers=1))
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_resuming_where_nothing_was_saved_starts_from_the_beginning(quick, tmp_path, monkeypatch, caplog):

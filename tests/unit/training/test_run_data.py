@@ -4,14 +4,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from clips import write_classes
 from helpers import raises_exactly
 
 from apt_peft import DataError
 from apt_peft.training.clips import IMAGENET_MEAN, IMAGENET_STD, ClipSettings
-from apt_peft.training.data import clip_name, data_fingerprint, load_data
+from apt_peft.training.data import clip_name, collate, data_fingerprint, load_data
 from apt_peft.training.settings import TrainSettings
-from apt_peft.video import Clip, read_data
+from apt_peft.video import Clip, ClipTransform, read_data
 
 CLIPS = ClipSettings(4, "even", 4, 16, "crop", IMAGENET_MEAN, IMAGENET_STD, 1, 1)
 
@@ -128,3 +129,31 @@ def test_data_of_one_class_after_skipping(place, tmp_path):
         f"data ({tmp_path / 'data'}) must have readable training clips of two classes or more, but it has ['a'].",
     ):
         load(tmp_path / "data", tmp_path, on_error="skip")
+
+
+def test_the_augmentation_is_of_training_clips_alone(place, tmp_path):
+    given = {"rand_augment": "rand-m4-n2", "random_resized_crop": True, "repeated_augmentation": 2}
+    found = load(place, tmp_path, **given, cache="none")
+    training, testing = found.training(), found.testing("test")
+    assert (training.transform.rand_augment, training.transform.random_resized_crop) == ("rand-m4-n2", True)
+    assert (training.repeats, testing.repeats) == (2, 1)
+    assert testing.transform == ClipTransform(16)
+    batch = collate([training[0], training[-1]], name="pixel_values_videos")
+    assert batch["labels"].tolist() == [0, 0, 1, 1]
+    assert batch["pixel_values_videos"].shape == (4, 4, 3, 16, 16)
+    assert torch.equal(batch["pixel_values_videos"][2:], training[-1]["pixel_values"])
+
+
+@pytest.mark.parametrize("augment", ["flip", "crop", "none"])
+def test_names_of_directions_are_told_where_clips_are_flipped(tmp_path, caplog, augment):
+    names = ["LEFT side", "TurnRight", "bright", "leftover", "push from left to right", "turn_left", "upright"]
+    write_classes(tmp_path / "data", names, clips=2, num_frames=4, width=32, height=24)
+    load(tmp_path / "data", tmp_path, augment=augment, cache="none")
+    told = "LEFT side, TurnRight, push from left to right, turn_left"
+    assert (
+        caplog.messages
+        == [
+            f"Clips are flipped at random, which turns left into right, but names of classes tell directions: {told}. "
+            "Should they differ in these, take --augment none (and --random-resized-crop for random crops)."
+        ][: augment != "none"]
+    )

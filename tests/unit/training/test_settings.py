@@ -62,6 +62,22 @@ def test_each_rule_has_a_message(name, value, message):
             "fp16 (True) must run on a GPU, but device is cpu. Use bf16 there.",
         ),
         (
+            {"random_resized_crop": True, "augment": "crop"},
+            "random_resized_crop (True) must go with augment flip or none, but augment is crop, which crops another part "
+            "at random. Take --augment flip.",
+        ),
+        (
+            {"repeated_augmentation": 2, "augment": "none"},
+            "repeated_augmentation (2) must go with random augmentation, but without any all copies of a clip are equal. "
+            "Add --random-resized-crop, or leave it out.",
+        ),
+        (
+            {"rand_augment": "rand-m4-q1"},
+            "rand_augment ('rand-m4-q1') must be rand and parts with dashes between, each once at most, but 'q1' cannot "
+            "stand there. The parts are m0 to m10, the magnitude; n1 to n15, the operations of a clip; mstd0 to mstd100, "
+            "the magnitude's deviation; inc0 or inc1, whether all operations grow with the magnitude.",
+        ),
+        (
             {"cache": "frames", "sampling": "dense"},
             "cache ('frames') must go with sampling even, but sampling is dense and takes other frames in every epoch. "
             "Leave the cache out.",

@@ -19,6 +19,7 @@ from apt_peft.video import (
     UnreadableVideoError,
     VideoDataset,
     clip_generator,
+    dataset,
     read_data,
     read_frames,
     sample_frames,
@@ -239,3 +240,35 @@ def test_an_unreadable_file_is_named(tmp_path):
 def test_settings_that_cannot_be_used(settings, message):
     with raises_exactly(ConfigError, message):
         VideoDataset([], **{"num_frames": 4, "transform": TRANSFORM} | settings)
+
+
+def test_a_repeated_clip_is_decoded_once_and_drawn_anew(clips, monkeypatch):
+    transform = ClipTransform(16, augment="flip", rand_augment="rand-m9-n2-mstd0.5-inc1", random_resized_crop=True)
+    settings = TRAINING | {"transform": transform, "sampling": "uniform", "seed": 3}
+    repeated, single = VideoDataset(clips, **settings, repeats=3), VideoDataset(clips, **settings)
+    opened = []
+    original = dataset.VideoReader.__init__
+    monkeypatch.setattr(
+        dataset.VideoReader, "__init__", lambda self, source: opened.append(source) or original(self, source)
+    )
+    for data in (repeated, single):
+        data.set_epoch(2)
+    item = repeated[4]
+    assert opened == [clips[4].source]
+    assert item["labels"].tolist() == [1, 1, 1]
+    assert item["pixel_values"].shape == (3, 4, 3, 16, 16)
+    assert torch.equal(item["pixel_values"][0], single[4]["pixel_values"])
+    indices = sample_frames("uniform", 24, 4, generator=clip_generator(3, 2, 4))
+    prepared = transform.prepare(read_frames(clips[4].source, indices))
+    for view in (1, 2):
+        assert torch.equal(item["pixel_values"][view], transform.finish(prepared, clip_generator(3, 2, 4, view)))
+    assert len({view.numpy().tobytes() for view in item["pixel_values"]}) == 3
+    worker = DataLoader(repeated, batch_size=6, num_workers=1)
+    assert torch.equal(next(iter(worker))["pixel_values"], torch.stack([item["pixel_values"] for item in repeated]))
+
+
+def test_test_views_are_not_repeated(clips):
+    with raises_exactly(
+        ConfigError, "repeats (2) must be 1 for evaluation, but test views are not random. Use segments and crops."
+    ):
+        VideoDataset(clips, num_frames=4, transform=ClipTransform(16), repeats=2)
