@@ -35,7 +35,7 @@ from apt_peft.scoring import PredictSettings, ScoringSettings, open_adapters, pr
 from apt_peft.training.base import open_base, weights_fingerprint
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "predict_ray.py"
-PATIENCE = 60  # seconds for anything; what is waited for takes a few
+PATIENCE = 180  # seconds for anything; what is waited for takes a few, more where the machine is busy
 ADAPTERS = {"yoga": (["down", "left", "up"], "crop"), "ball": (list("abcde"), "squash")}
 CLIPS = [f"clip{number}.mp4" for number in range(8)]
 HEAD = """
@@ -238,7 +238,7 @@ def test_a_run_that_is_killed_goes_on(address, home, adapters, library, expected
         (library / path).unlink()
 
     done = subprocess.run(
-        [*words, "--timeout", "4"], env=environment(home), timeout=PATIENCE, capture_output=True, text=True, check=False
+        [*words, "--timeout", "6"], env=environment(home), timeout=PATIENCE, capture_output=True, text=True, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "12 videos, 6 of them to score" in done.stdout
@@ -253,7 +253,7 @@ def test_a_run_that_is_killed_goes_on(address, home, adapters, library, expected
             library / "broken.mp4", "opening it failed: invalid data found when processing input"
         ),
         "crashes.mp4": says.format(library / "crashes.mp4", "decoding it ended the process, twice"),
-        "stops.mp4": f"video ({library}/stops.mp4) must be decoded in 4 seconds, but was not. Raise --timeout.",
+        "stops.mp4": f"video ({library}/stops.mp4) must be decoded in 6 seconds, but was not. Raise --timeout.",
         "gone.mp4": says.format(library / "gone.mp4", "opening it failed: no such file or directory"),
     }
     for key, scores in expected.items():
