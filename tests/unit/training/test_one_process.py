@@ -1,5 +1,7 @@
 """One process, and what a launcher says; several are in `integration/test_processes.py`."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -8,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from apt_peft import ConfigError
 from apt_peft.training import processes
+from apt_peft.training.trainer import PromptTrainer
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,13 @@ def test_every_clip_counts_in_one_process(clips, counts):
     accelerator = Accelerator(cpu=True)
     loader = accelerator.prepare(DataLoader(torch.arange(clips), batch_size=3))
     assert [processes.count_clips(accelerator, len(batch)) for batch in loader] == [(n, n) for n in counts]
+
+
+@pytest.mark.parametrize(("process", "kept"), [(0, [5, 5, -100, -100]), (1, [-100] * 4)])
+def test_all_copies_of_clips_that_only_fill_up_lose_their_labels(process, kept):
+    """One clip is left for the last batches of two processes, which Accelerate fills up; each clip stands there twice."""
+    state = SimpleNamespace(end_of_dataloader=True, remainder=1)
+    accelerator = SimpleNamespace(gradient_state=state, num_processes=2, process_index=process)
+    trainer = SimpleNamespace(settings=SimpleNamespace(repeated_augmentation=2), accelerator=accelerator)
+    batch = PromptTrainer._without_repeats(trainer, {"labels": torch.tensor([5, 5, 7, 7])})
+    assert batch["labels"].tolist() == kept
