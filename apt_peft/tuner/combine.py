@@ -25,6 +25,7 @@ from .config import AttentionPromptConfig
 from .families import fold_names, head_dimensions
 from .functional import Prompts, join_prompts
 from .layer import AttentionPromptLayer
+from .order import check_adapter_name
 from .storage import take_out_of_offloading
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def combined_prompts(
 
     Returns:
         Folded prompts, (P, D) or (H, P, D), by the names of the layers that have any.
+
+    Raises:
+        ConfigError: the weights are too large.
     """
     combined: dict[str, Prompts] = {}
     with torch.no_grad():
@@ -58,6 +62,11 @@ def combined_prompts(
             if how == "linear":
                 keys = _sum([(weight, part.keys) for weight, part in there])
                 values = _sum([(weight, part.values) for weight, part in there])
+                if not (keys.isfinite().all() and values.isfinite().all()):
+                    raise ConfigError(
+                        f"weights {list(weights)} must keep the sum of the prompts within {keys.dtype}, but it overflows. "
+                        "Take smaller ones."
+                    )
                 combined[key] = Prompts(keys, values)
             else:
                 parts = [part._replace(bias=_shifted(part, weight)) for weight, part in there]
@@ -75,6 +84,20 @@ def _sum(terms: list[tuple[float, Tensor]]) -> Tensor:
 def _shifted(prompts: Prompts, weight: float) -> Tensor:
     bias = prompts.keys.new_zeros(prompts.keys.shape[-2]) if prompts.bias is None else prompts.bias
     return bias + math.log(weight)
+
+
+def as_numbers(weights: Any) -> list[float]:
+    """Weights as plain numbers, from those of numpy and torch, too.
+
+    Raises:
+        ConfigError: they are no list of numbers.
+    """
+    try:
+        if any(isinstance(weight, bool | str) for weight in weights):
+            raise TypeError
+        return [float(weight) for weight in weights]
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(f"weights ({weights!r}) must be a list with a number for each adapter.") from None
 
 
 def combined_config(
@@ -128,6 +151,7 @@ def check_combination(
     Raises:
         ConfigError: with all that is wrong.
     """
+    check_adapter_name(adapter_name, tuner.model)
     problems = list(_problems_of_names(tuner, adapters, weights, adapter_name, how))
     if not problems:
         problems += _problems_of_heads(tuner, adapters, head_from)
@@ -137,17 +161,16 @@ def check_combination(
 
 
 def _problems_of_names(tuner: Any, adapters: Sequence[str], weights: Sequence[float], adapter_name: str, how: str):
-    there = sorted(tuner.peft_config)
+    there = sorted(tuner.prompt_adapters)
     if how not in COMBINATIONS:
         yield f'combination_type ({how!r}) must be "linear" or "cat".'
-    if adapter_name in there:
+    if adapter_name in tuner.peft_config:
         yield f"adapter_name ({adapter_name!r}) must be new, but the model has {there}."
     if unknown := [name for name in adapters if name not in there]:
         yield f"adapters {unknown} must be adapters of the model, but it has {there}."
     if not adapters or len(set(adapters)) < len(adapters):
         yield f"adapters {list(adapters)} must name at least one adapter, each once."
-    numbers = [w for w in weights if isinstance(w, int | float) and not isinstance(w, bool) and math.isfinite(w)]
-    if len(numbers) < len(weights) or len(weights) != len(adapters):
+    if len(weights) != len(adapters) or not all(map(math.isfinite, weights)):
         yield f"weights {list(weights)} must be a finite number for each of the {len(adapters)} adapters."
     elif how == "cat" and min(weights, default=1) <= 0:
         yield (

@@ -13,6 +13,7 @@ from peft.utils.other import ModulesToSaveWrapper
 
 from ..errors import ConfigError
 from .families import FAMILIES, model_type
+from .samples import SampleAdapters, run_by_sample
 from .storage import take_out_of_offloading
 
 
@@ -24,6 +25,16 @@ class HeadWrapper(ModulesToSaveWrapper):
     """
 
     labels: "Labels | None" = None  # of the head that gives the labels, None for others
+    sample_adapters: SampleAdapters | None = None  # set for the time of one forward, by `mixed_batch`
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The copy in use; where samples have adapters of their own, each one's copy on its samples."""
+        if self.sample_adapters is None or self.disable_adapters:
+            return super().forward(*args, **kwargs)
+        return run_by_sample(self.sample_adapters, self._copy_of, args, kwargs)
+
+    def _copy_of(self, adapter_name: str) -> nn.Module:
+        return self.modules_to_save[adapter_name] if adapter_name in self._adapters else self.original_module
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Use the copy of the adapter that has one here, or the base's own head where none has."""

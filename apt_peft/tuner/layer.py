@@ -8,7 +8,7 @@ import torch.nn as nn
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from .config import AttentionPromptConfig
 from .families import head_dimensions, patch_elements, width
 from .functional import (
@@ -153,10 +153,11 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
         if chosen is None or self.disable_adapters:
             return self.active_prompts()
         parts = [self.effective_prompts(name) if self.has(name) else None for name in chosen.names]
-        if len(parts) == 1:
-            return parts[0]
+        there = next((part for part in parts if part is not None), None)
+        if there is None or len(parts) == 1:
+            return there
         heads, _ = head_dimensions(self.base_layer)
-        return stack_prompts(parts, chosen.index_on(next(self.attention_prompt_key.parameters()).device), heads)
+        return stack_prompts(parts, chosen.index_on(there.keys.device), heads)
 
     def active_prompts(self) -> Prompts | None:
         """What the active adapters add, in their order.
@@ -242,7 +243,8 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
             kind, scales = self.reparameterization[adapter_name], self.attention_prompt_scale[adapter_name]
             for scale, container in zip(scales, (self.attention_prompt_key, self.attention_prompt_value), strict=True):
                 prompt = container[adapter_name]
-                prompt.copy_(effective_prompts(prompt.float(), scale.float(), kind, 0.0, training=False))
+                exact = torch.promote_types(prompt.dtype, torch.float32)
+                prompt.copy_(effective_prompts(prompt.to(exact), scale.to(exact), kind, 0.0, training=False))
             del self.attention_prompt_scale[adapter_name]
         self.reparameterization[adapter_name] = "none"
 
@@ -319,6 +321,17 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         refuse_unusable({k: v for k, v in state_dict.items() if k.startswith(f"{prefix}attention_prompt_")})
+        for name in (
+            name for name in self.attention_prompt_key if f"{prefix}attention_prompt_key.{name}" in state_dict
+        ):
+            for kind in ("attention_prompt_scale", "attention_prompt_bias"):
+                given = {f"{prefix}{kind}", f"{prefix}{kind}.{name}"} & state_dict.keys()  # PEFT names what has a place
+                if given and name not in getattr(self, kind):
+                    raise CheckpointError(
+                        f"adapter {name!r} must be loaded into one of its own kind, but the one of that name in the model has "
+                        f"no {kind}: it was folded, or made with other settings. Load it under another name, or delete_adapter "
+                        "first."
+                    )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         for name in self.awaits_data:  # loaded prompts need no calibration any more
             if f"{prefix}attention_prompt_key.{name}" in state_dict:

@@ -12,7 +12,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.other import ModulesToSaveWrapper
 
 from ..errors import ConfigError, TargetError
-from .combine import check_combination, combined_config, combined_prompts, copy_head
+from .combine import as_numbers, check_combination, combined_config, combined_prompts, copy_head
 from .config import AttentionPromptConfig
 from .heads import HeadWrapper, adopt_heads, labels_of
 from .layer import AttentionPromptLayer
@@ -54,7 +54,7 @@ class AttentionPromptModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Fill in the settings that depend on the model, check them all, then let PEFT wrap the modules."""
-        check_adapter_name(adapter_name)
+        check_adapter_name(adapter_name, model)
         config = self.peft_config[adapter_name]
         if not config.inference_mode:
             # A copy: the caller may use the object for another model, whose heads and labels are its own.
@@ -129,11 +129,16 @@ class AttentionPromptModel(BaseTuner):
                 module.heads = heads
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Delete an adapter; another one, if there is any, becomes the active one."""
+        """Delete an adapter; if it was active, the others that were, else the first that is left, are from then on."""
+        was_active, remaining = adapter_name in self.active_adapters, [*self.active_adapters]
         super().delete_adapter(adapter_name)
-        if not self.active_adapters:  # of heads only: PEFT asks prompts alone which adapter is next
-            used = (head.active_adapters for head in self.model.modules() if isinstance(head, HeadWrapper))
-            self.active_adapter: str | list[str] = next(used, [])
+        # PEFT lets each layer choose for itself among the adapters that it has
+        left = list(self.prompt_adapters)
+        chosen = [name for name in remaining if name in left] or left[:1]
+        if not was_active:
+            self.active_adapter: str | list[str] = remaining
+        elif chosen:
+            self.set_adapter(chosen, inference_mode=self.peft_config[chosen[0]].inference_mode)
 
     def unload(self) -> nn.Module:
         """Take all adapters off.
@@ -148,6 +153,11 @@ class AttentionPromptModel(BaseTuner):
         return model
 
     # ------------------------------------------------------------------------------ prompts made from other prompts
+
+    @property
+    def prompt_adapters(self) -> dict[str, AttentionPromptConfig]:
+        """The adapters of this method by name; LoRA that was there first is none of them."""
+        return {name: config for name, config in self.peft_config.items() if isinstance(config, AttentionPromptConfig)}
 
     def prompt_layers(self) -> dict[str, AttentionPromptLayer]:
         """The wrapped attention modules by their names in the base model."""
@@ -164,7 +174,7 @@ class AttentionPromptModel(BaseTuner):
         Raises:
             ConfigError: an adapter does not exist, or waits for data; nothing has changed then.
         """
-        own = [name for name, config in self.peft_config.items() if isinstance(config, AttentionPromptConfig)]
+        own = list(self.prompt_adapters)
         names = (
             own if adapter_names is None else [adapter_names] if isinstance(adapter_names, str) else [*adapter_names]
         )
@@ -210,13 +220,18 @@ class AttentionPromptModel(BaseTuner):
             ConfigError: there is no defined result; all reasons are listed, and nothing has changed.
         """
         layers = self.prompt_layers()
+        weights = as_numbers(weights)
         check_combination(self, layers, adapters, weights, adapter_name, combination_type, head_from)
         for layer in layers.values():
             layer.keep_in_memory()
         prompts = combined_prompts(layers, adapters, weights, combination_type)
         config = self.peft_config[adapter_name] = combined_config(self, adapters, prompts, head_from)
-        with torch.random.fork_rng(devices=[]):  # the first values are overwritten
-            self.inject_adapter(self.model, adapter_name)
+        try:
+            with torch.random.fork_rng(devices=[]):  # the first values are overwritten
+                self.inject_adapter(self.model, adapter_name)
+        except Exception:
+            del self.peft_config[adapter_name]
+            raise
         for key, layer in self.prompt_layers().items():
             if layer.has(adapter_name):
                 layer.set_prompts(adapter_name, prompts[key], shared=config.share_prompts_across_heads)

@@ -14,21 +14,39 @@ from .config import AttentionPromptConfig
 from .samples import BASE
 
 
-def check_adapter_name(name: str) -> None:
+def check_adapter_name(name: str, model: nn.Module) -> None:
     """Refuse a name before anything is wrapped for it.
+
+    PEFT tells adapters apart by finding `.name` anywhere in a parameter's name. With two adapters, one called "0" would
+    be saved without its prompts of layer 1, whose names have a 0 in them.
 
     Args:
         name: an adapter's name; it becomes a name of parameters and modules.
+        model: the base model.
 
     Raises:
         ConfigError: torch cannot have it there, or it stands for something else.
     """
+    if name in parts_of_names(model):
+        raise ConfigError(
+            f"adapter_name ({name!r}) must not be part of the names of the model's modules and weights, since PEFT finds an "
+            "adapter's weights by it. Choose another."
+        )
     taken = hasattr(nn.ParameterDict(), name) or hasattr(nn.ModuleDict(), name)
     if taken or not name or "." in name or name == BASE:
         raise ConfigError(
             f"adapter_name ({name!r}) must be a name that torch's containers have no use for, without dots, and not "
             f"{BASE!r}. Choose another."
         )
+
+
+def parts_of_names(model: nn.Module) -> set[str]:
+    """What stands between the dots in the names of a model's weights, those of adapters left out."""
+    parts = {"base_model", "base_layer", "model", "original_module", "modules_to_save"}
+    for name, module in model.named_modules():
+        if ".modules_to_save." not in f".{name}" and not isinstance(module, nn.ParameterDict):
+            parts.update(name.split("."), module._parameters)
+    return parts
 
 
 def refuse_taken_names(model: Any, adapter_name: str) -> None:

@@ -220,3 +220,36 @@ def test_what_has_no_defined_result(arguments, second, message):
         model.add_weighted_adapter(*given, head_from=head_from)
     assert set(dict(model.named_parameters())) == before
     assert sorted(model.peft_config) == ["b", "default"]
+
+
+@pytest.mark.parametrize("name", ["x.y", "keys", "0"])
+def test_a_name_that_cannot_be_had_leaves_nothing(name):
+    model = pair()
+    with pytest.raises(ConfigError, match="adapter_name"):
+        model.add_weighted_adapter(["b"], [1.0], name)
+    assert sorted(model.peft_config) == ["b", "default"]
+
+
+@pytest.mark.parametrize("weights", [torch.tensor([0.5, 2.0]), [torch.tensor(0.5), 2]])
+def test_weights_of_torch(weights):
+    model = pair()
+    model.add_weighted_adapter(["default", "b"], weights, "by torch")
+    model.add_weighted_adapter(["default", "b"], [0.5, 2.0], "plain")
+    for layer in prompt_layers(model):
+        assert torch.equal(layer.attention_prompt_key["by torch"], layer.attention_prompt_key["plain"])
+
+
+def test_weights_that_are_none():
+    for weights in (1.0, ["a"], [True]):
+        with raises_exactly(ConfigError, f"weights ({weights!r}) must be a list with a number for each adapter."):
+            pair().add_weighted_adapter(["b"], weights, "new")
+
+
+def test_weights_that_overflow():
+    model = pair()
+    with raises_exactly(
+        ConfigError,
+        "weights [1e+39] must keep the sum of the prompts within torch.float32, but it overflows. Take smaller ones.",
+    ):
+        model.add_weighted_adapter(["b"], [1e39], "new")
+    assert sorted(model.peft_config) == ["b", "default"]

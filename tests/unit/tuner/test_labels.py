@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from models import clips, prompted, tiny_videomae, videomae_config
+from models import clips, prompt_layers, prompted, tiny_videomae, videomae_config
 from peft import AutoPeftModel, PeftModel
 from transformers import AutoModelForVideoClassification, VideoMAEModel
 
@@ -118,3 +118,24 @@ def test_a_base_that_pools_one_token_is_told_to_pool_the_mean(auto, tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     loaded = auto.from_pretrained(str(tmp_path / "adapter"), use_mean_pooling=True).eval()
     assert torch.equal(loaded(clips()).logits, model(clips()).logits)
+
+
+@pytest.mark.filterwarnings("ignore:Adapter default was active which is now deleted")
+@pytest.mark.parametrize("others", [{"b": [0], "c": [1]}, {"b": [1], "c": [1]}, {"b": [1, 2]}, {"h": None}], ids=str)
+def test_after_a_deletion_all_layers_and_heads_use_one_adapter(others):
+    model = prompted(layers_to_transform=[0, 1])
+    for name, layers in others.items():
+        targets = {"layers_to_transform": layers} if layers else {"target_modules": []}
+        names = {0: f"{name}0", 1: f"{name}1"}
+        model.add_adapter(
+            name, AttentionPromptConfig(num_prompt_tokens=2, init_weights=False, id2label=names, **targets)
+        )
+    model.eval().delete_adapter("default")
+    first = next(iter(others))
+    assert model.active_adapters == [first]
+    assert model.active_adapter == first
+    assert all(layer.active_adapters == [first] for layer in prompt_layers(model))
+    assert model.config.id2label == {0: f"{first}0", 1: f"{first}1"}
+    after = model(clips()).logits
+    model.set_adapter(first)
+    assert torch.equal(model(clips()).logits, after)

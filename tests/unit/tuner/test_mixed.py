@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from architectures import ARCHITECTURES, AVAILABLE, build, output
 from helpers import raises_exactly
 from models import clips, prompt_layers, prompted, tiny_videomae
@@ -217,8 +218,14 @@ def test_flash_attention_pads_queries_and_prompts_alike(monkeypatch, padded, nam
         (
             ["late", "typo"],
             {},
-            "adapter_names ['typo'] must be adapters of the model, but it has ['default', 'heads', 'late', 'wide']. Load "
+            "adapter_names ['typo'] must be adapters of attention prompts, but the model has ['default', 'heads', 'late', "
+            "'wide']. Load "
             'them first; "__base__" stands for none.',
+        ),
+        (
+            [["late"], "wide"],
+            {},
+            "adapter_names ([['late'], 'wide']) must be a list with the name of an adapter for each sample.",
         ),
         (
             ["late", "wide"],
@@ -233,6 +240,49 @@ def test_what_does_not_fit(names, inputs, message):
         several()(clips(), adapter_names=names, **inputs)
 
 
+def test_labels_by_place():
+    with pytest.raises(ConfigError, match="labels must be left out with adapter_names"):
+        several()(clips(), torch.tensor([0, 1]), adapter_names=["late", "wide"])
+
+
+def test_a_compiled_model_and_hooks_on_heads():
+    model = several()
+    counts = []
+    head = model.base_model.model.classifier
+    add_hook_to_module(head, counting := CountingHook(counts))
+    names = ["wide", BASE, "late"]
+    with torch.no_grad():
+        expected = model(clips(3), adapter_names=names).logits
+        model(clips(3))
+        assert len(counts) == 2
+        assert head._hf_hook is counting
+        remove_hook_from_module(head)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="eager")
+        assert torch.allclose(compiled(clips(3), adapter_names=names).logits, expected, atol=1e-6)
+
+
+class CountingHook(ModelHook):
+    def __init__(self, counts: list) -> None:
+        self.counts = counts
+
+    def pre_forward(self, module, *args, **kwargs):
+        self.counts.append(module)
+        return args, kwargs
+
+
+def test_a_layer_whose_last_adapter_was_deleted():
+    settings = {"num_prompt_tokens": 2, "modules_to_save": [], "init_weights": False, "prompt_dropout": 0.0}
+    model = prompted(layers_to_transform=[0], modules_to_save=[])
+    model.add_adapter("b", AttentionPromptConfig(layers_to_transform=[1], **settings))
+    model.eval().set_adapter("b")
+    model.delete_adapter("default")
+    with torch.no_grad():
+        mixed = model(clips(), adapter_names=["b", BASE]).logits
+    assert torch.allclose(mixed[0], alone(model, "b", clips()[0]), atol=1e-6)
+    assert torch.allclose(mixed[1], alone(model, BASE, clips()[1]), atol=1e-6)
+
+
 def test_while_training():
     with raises_exactly(
         ConfigError,
@@ -245,7 +295,8 @@ def test_while_training():
 def test_counts_of_labels_name_what_does_not_exist():
     with raises_exactly(
         ConfigError,
-        "adapter_names ['typo'] must be adapters of the model, but it has ['default', 'heads', 'late', 'wide']. Load them "
+        "adapter_names ['typo'] must be adapters of attention prompts, but the model has ['default', 'heads', 'late', "
+        "'wide']. Load them "
         'first; "__base__" stands for none.',
     ):
         label_counts(several(), ["typo"])

@@ -135,3 +135,34 @@ def test_names_that_cannot_be_had(name):
         model.add_adapter(name, AttentionPromptConfig())
     assert set(dict(model.named_parameters())) == before
     assert list(model.peft_config) == ["default"]
+
+
+@pytest.mark.parametrize("name", ["0", "weight", "classifier", "encoder", "original_module", "base_layer"])
+def test_names_that_stand_in_the_names_of_weights(name):
+    """PEFT would save such an adapter without its weights in the modules of that name."""
+    with raises_exactly(
+        ConfigError,
+        f"adapter_name ({name!r}) must not be part of the names of the model's modules and weights, since PEFT finds an "
+        "adapter's weights by it. Choose another.",
+    ):
+        prompted().add_adapter(name, AttentionPromptConfig())
+
+
+def test_samples_of_a_mixed_batch_above_lora():
+    model = both()
+    with torch.no_grad():
+        mixed = model(clips(), adapter_names=["prompts", "__base__"]).logits
+        prompts = model(clips()).logits
+        for layer in model.base_model.prompt_layers().values():
+            layer.enable_adapters(False)
+        low_rank = model(clips()).logits
+    assert torch.allclose(mixed[0], prompts[0], atol=1e-6)
+    assert torch.allclose(mixed[1], low_rank[1], atol=1e-6)  # LoRA acts on every sample; the heads are equal here
+    with raises_exactly(
+        ConfigError,
+        "adapter_names ['low_rank'] must be adapters of attention prompts, but the model has ['prompts']. Load them first; "
+        '"__base__" stands for none.',
+    ):
+        model(clips(), adapter_names=["prompts", "low_rank"])
+    with raises_exactly(ConfigError, "adapters ['low_rank'] must be adapters of the model, but it has ['prompts']."):
+        model.add_weighted_adapter(["low_rank"], [1.0], "new")

@@ -9,7 +9,7 @@ from models import clips, prompt_layers, prompted, tiny_videomae
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from apt_peft import AttentionPromptConfig, ConfigError, TargetError
+from apt_peft import AttentionPromptConfig, CheckpointError, ConfigError, TargetError
 
 
 def test_prompts_by_layer(tmp_path):
@@ -97,6 +97,19 @@ def test_only_the_adapters_named_are_folded():
     model.fold_reparameterization(["b"])
     assert [model.peft_config[name].reparameterization for name in ("default", "b")] == ["max", "none"]
     assert all(set(layer.attention_prompt_scale) == {"default"} for layer in prompt_layers(model))
+
+
+def test_an_adapter_with_scales_is_not_loaded_over_a_folded_one(tmp_path):
+    model = prompted()
+    model.save_pretrained(tmp_path)
+    model.fold_reparameterization()
+    with raises_exactly(
+        CheckpointError,
+        "adapter 'default' must be loaded into one of its own kind, but the one of that name in the model has no "
+        "attention_prompt_scale: it was folded, or made with other settings. Load it under another name, or delete_adapter "
+        "first.",
+    ):
+        model.load_adapter(tmp_path, "default")
 
 
 def test_folding_what_is_not_there():
