@@ -9,7 +9,7 @@ Importing this package makes `AttentionPromptConfig` known to PEFT:
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .errors import AptError, CheckpointError, ConfigError, DataError, MissingExtraError, TargetError
+from .errors import AptError, CheckpointError, ConfigError, DataError, ExportError, MissingExtraError, TargetError
 from .tuner import (
     AttentionPromptConfig,
     AttentionPromptModel,
@@ -43,6 +43,7 @@ __all__ = [
     "ClipProcessor",
     "ConfigError",
     "DataError",
+    "ExportError",
     "MissingExtraError",
     "TargetError",
     "__version__",

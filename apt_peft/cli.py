@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("train prompts and head on your clips, from a frozen backbone", "apt_peft.commands.train"),
     "evaluate": ("score an adapter on labelled clips: top-1, classes, confusion, errors", "apt_peft.commands.evaluate"),
     "predict": ("name what is in a clip or a folder of clips", "apt_peft.commands.predict"),
+    "export": ("an adapter to ONNX, a torch program or a folded adapter, checked", "apt_peft.commands.export"),
     "convert": ("weight files of the reference and of VideoMAE to folders and back", "apt_peft.checkpoints.command"),
     "demo": ("see it work, offline, in two minutes", "apt_peft.demo.command"),
 }

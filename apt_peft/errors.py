@@ -24,6 +24,10 @@ class DataError(AptError, ValueError):
     """Clips, lists of clips or labels that cannot be used."""
 
 
+class ExportError(AptError, RuntimeError):
+    """A model cannot be exported, or an exported file gives other numbers than the model."""
+
+
 class MissingExtraError(AptError, ImportError):
     """A package of an optional extra is not installed."""
 

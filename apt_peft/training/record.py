@@ -28,10 +28,10 @@ class Run:
     values: dict[str, Any]
 
 
-def versions() -> dict[str, str | None]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
     """Versions of Python, of this package and of what it stands on; None where one is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("apt-peft", *PACKAGES):
+    for name in ("apt-peft", *packages):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -82,7 +82,7 @@ def effective_prompts(prompt: Tensor, scale: Tensor | None, kind: str, dropout: 
     """
     prompt = F.dropout(prompt, dropout, training)
     factor = scale_factor(scale, kind)
-    return prompt * (factor.unsqueeze(-1) if isinstance(factor, Tensor) else factor)
+    return prompt * factor.unsqueeze(-1) if isinstance(factor, Tensor) else prompt
 
 
 class Prompts(NamedTuple):

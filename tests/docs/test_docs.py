@@ -4,19 +4,18 @@ import dataclasses
 import importlib
 import re
 import runpy
-import shlex
 
 import peft
 import pytest
-import torch
-from pages import DOCS, PAGES, ROOT, blocks, commands
+from pages import DOCS, PAGES, ROOT, blocks, run_page
 
 import apt_peft
 import apt_peft.checkpoints
+import apt_peft.export
 import apt_peft.video
-from apt_peft.cli import main
 
-TESTED_ELSEWHERE = {"checkpoints.md"}  # by tests/unit/checkpoints/test_checkpoint_docs.py
+# by tests/unit/checkpoints/test_checkpoint_docs.py and tests/docs/test_export_page.py
+TESTED_ELSEWHERE = {"checkpoints.md", "export.md"}
 WITH_CODE = [page for page in PAGES if page.name not in TESTED_ELSEWHERE and blocks(page)]
 LANGUAGES = {"bash", "python", "text", "toml", "toctree"}
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -27,26 +26,7 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 @pytest.mark.filterwarnings("ignore:You are trying to modify a model with PEFT")
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
 def test_code_runs(page, place, capsys):
-    """Python in one namespace a page; `apt-peft` lines through the command line's own function."""
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    names: dict = {}
-    for block in blocks(page):
-        if block.not_run or block.language == "text":
-            continue
-        where = f"{page.name}, line {block.line}"
-        if block.language == "python":
-            exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), names)
-        elif block.language == "toml":
-            found = re.match(r"# (\S+\.toml)\n", block.code)
-            assert found, f"{where}: a TOML block begins with its file's name"
-            (place / found[1]).write_text(block.code, encoding="utf-8")
-        elif block.language == "bash":
-            for line in commands(block.code):
-                program, *words = shlex.split(line)
-                assert program == "apt-peft", f"{where}: {line}"
-                code = main(words)
-                assert code == 0, f"{where}: {line}: exit code {code}: {capsys.readouterr().err}"
+    run_page(page, place, capsys)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -86,7 +66,7 @@ def test_every_page_is_in_the_index():
             assert re.search(rf"^{page.stem}$", index, re.MULTILINE), f"toctree lacks {page.stem}"
 
 
-MODULES = [apt_peft, apt_peft.video, apt_peft.checkpoints]
+MODULES = [apt_peft, apt_peft.video, apt_peft.checkpoints, apt_peft.export]
 API = (DOCS / "api.md").read_text(encoding="utf-8")
 
 

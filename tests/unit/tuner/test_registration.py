@@ -63,8 +63,8 @@ def run(code: str) -> str:
     ).stdout.strip()
 
 
-EXTRAS = ("av", "matplotlib", "torchvision", "datasets")
-EXTRAS += ("apt_peft.cli", "apt_peft.checkpoints", "apt_peft.processor", "apt_peft.training")
+EXTRAS = ("av", "matplotlib", "torchvision", "datasets", "onnx", "onnxscript", "onnxruntime")
+EXTRAS += ("apt_peft.cli", "apt_peft.checkpoints", "apt_peft.export", "apt_peft.processor", "apt_peft.training")
 
 
 def loaded_extras(imports: str) -> str:
@@ -92,6 +92,7 @@ def test_public_names():
         "ClipProcessor",
         "ConfigError",
         "DataError",
+        "ExportError",
         "MissingExtraError",
         "TargetError",
         "__version__",
