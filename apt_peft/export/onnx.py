@@ -55,7 +55,7 @@ def save_onnx(program: ExportedProgram, path: str | Path, *, operators: str = OP
     if operators not in OPERATORS:
         raise ConfigError(f"operators ({operators!r}) must be one of {', '.join(OPERATORS)}.")
     require_onnx()
-    with _quiet():
+    with _quiet(), torch.no_grad():
         exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, output_names=[OUTPUT], verbose=False)
     assert exported is not None
     model = exported.model

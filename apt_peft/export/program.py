@@ -56,6 +56,9 @@ def export_program(model: nn.Module, example: Tensor) -> ExportedProgram:
         program = torch.export.export(Logits(model), (), {INPUT: example}, dynamic_shapes={INPUT: {0: Dim("batch")}})
     program.example_inputs = None  # a file would hold those clips
     _drop_unused(program)
+    # Not to be trained. Attention with a mask that takes gradients has another layout than the traced one
+    for name, value in program.state_dict.items():
+        program.state_dict[name] = nn.Parameter(value.detach(), False) if isinstance(value, nn.Parameter) else value
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)
