@@ -22,8 +22,10 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .auto import AutoPeftModelForVideoClassification
+    from .card import write_model_card
     from .hotswap import hotswap_adapter
     from .processor import ClipProcessor
+    from .publish import push_to_hub
     from .training.optimizer import prompt_parameter_groups
 
 # Imported when they are asked for: who only loads an adapter through PEFT waits for none of them.
@@ -32,6 +34,8 @@ _LATER = {
     "ClipProcessor": ".processor",
     "hotswap_adapter": ".hotswap",
     "prompt_parameter_groups": ".training.optimizer",
+    "push_to_hub": ".publish",
+    "write_model_card": ".card",
 }
 
 __all__ = [
@@ -53,6 +57,8 @@ __all__ = [
     "initialize_prompts_from_data",
     "label_counts",
     "prompt_parameter_groups",
+    "push_to_hub",
+    "write_model_card",
 ]
 
 

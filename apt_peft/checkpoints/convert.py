@@ -37,9 +37,11 @@ EPS_NOTE = (
 
 CARD = """---
 library_name: peft
+license: unknown
+pipeline_tag: video-classification
 {base_model}tags:
 - attention-prompt-tuning
-- video-classification
+- apt-peft
 ---
 
 # Attention prompts for VideoMAE, converted
@@ -52,6 +54,9 @@ import apt_peft  # registers the method with PEFT: loading fails without it
 
 model = apt_peft.AutoPeftModelForVideoClassification.from_pretrained("path/to/this/folder")
 ```
+
+The licence of the checkpoint carries over to this adapter and to its base. The file does not say which that is; the reference
+implementation and VideoMAE are published under CC BY-NC 4.0, which forbids commercial use.
 """
 
 

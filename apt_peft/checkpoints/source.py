@@ -61,7 +61,7 @@ class AdapterFiles:
         name = self.config.base_model_name_or_path
         if not name:
             raise CheckpointError(f"adapter ({self.name}) must name its backbone, but it names none. {remedy}")
-        if self.on_hub and not _is_repository(name):
+        if self.on_hub and not is_repository(name):
             raise CheckpointError(
                 f"adapter ({self.name}) must name its backbone as it is found on the Hub, but it names {name!r}, a place on "
                 f"the machine that it was trained on. {remedy}"
@@ -109,7 +109,7 @@ def find_adapter(
 
 
 def _refuse_lost_folder(name: str) -> None:
-    if not _is_repository(name):
+    if not is_repository(name):
         raise CheckpointError(
             f"adapter ({name}) must be a folder or a name on the Hub, but there is no such folder, and no repository can have "
             "that name. Check the path."
@@ -192,7 +192,7 @@ def _is_printable(text: Any) -> bool:
     return text is None or (isinstance(text, str) and not any(unicodedata.category(c) == "Cc" for c in text))
 
 
-def _is_repository(name: str) -> bool:
+def is_repository(name: str) -> bool:
     """Whether a repository of the Hub can have the name."""
     try:
         validate_repo_id(name)

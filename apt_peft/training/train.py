@@ -17,6 +17,7 @@ from peft import PeftModel
 from transformers import set_seed
 
 from apt_peft import hub
+from apt_peft.card import write_model_card
 from apt_peft.errors import ConfigError
 from apt_peft.evaluation import EvaluationResult, unreadable_by_name
 from apt_peft.training import checkpoints, processes
@@ -32,7 +33,7 @@ from apt_peft.training.clips import ClipSettings, clip_settings
 from apt_peft.training.data import RunData, collate, load_data
 from apt_peft.training.optimizer import learning_rates
 from apt_peft.training.prompts import add_prompts, check_targets
-from apt_peft.training.record import EVALUATION, FORMAT, RUN_FILE, model_card, read_run, versions
+from apt_peft.training.record import EVALUATION, FORMAT, RUN_FILE, read_run, versions
 from apt_peft.training.settings import TrainSettings
 from apt_peft.training.trainer import PromptTrainer, RunCallback, training_arguments
 
@@ -257,18 +258,10 @@ def _write_adapter(
         shutil.rmtree(partial_folder)
     partial_folder.mkdir()
     model.save_pretrained(str(partial_folder))
-    card = model_card(
-        base=settings.model,
-        labels=data.labels,
-        method=settings.method,
-        values=values,
-        clips=clips,
-        mean_pooling=forced_pooling,
-    )
-    (partial_folder / "README.md").write_text(card, encoding="utf-8")
     processor = json.dumps(clips.processor(), indent=2) + "\n"
     (partial_folder / "preprocessor_config.json").write_text(processor, encoding="utf-8")
     checkpoints.write_json(partial_folder / RUN_FILE, values)
+    write_model_card(partial_folder, name=out.resolve().name)
     if test is not None:
         test.save(partial_folder / EVALUATION)
     checkpoints.move_in(partial_folder, out)

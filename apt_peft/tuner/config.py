@@ -12,6 +12,7 @@ from peft.utils import PeftType
 from ..errors import ConfigError
 from .families import DEFAULT_PATTERNS
 from .limits import expression_problem, shortened, size_problems
+from .readme import complete
 
 FORMAT_VERSION = 2  # the newest that this version reads; adapters that need none of its additions are saved as 1
 MAX_PROMPT_TOKENS = 65_536
@@ -108,6 +109,18 @@ class AttentionPromptConfig(PeftConfig):
         problems = list(self._problems())
         if problems:
             raise ConfigError(" ".join(map(shortened, problems)))
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Save the settings, and add to PEFT's README.md how to load the adapter.
+
+        Args:
+            save_directory: folder of the adapter.
+            **kwargs: as PEFT passes them.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        mapping = kwargs.get("auto_mapping_dict") or {}
+        in_transformers = str(mapping.get("parent_library", "")).partition(".")[0] == "transformers"
+        complete(save_directory, self, mapping["base_model_class"] if in_transformers else None)
 
     def _problems(self) -> Iterable[str]:
         """Every rule that a value breaks, as a sentence."""

@@ -6,12 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import raises_exactly
-from huggingface_hub import HfApi
+from huggingface_hub import ModelCard
 from models import clips, prompted
 from peft import PeftModel
 from server import Fault
 
-from apt_peft import AptError, AutoPeftModelForVideoClassification, hub
+from apt_peft import (
+    AptError,
+    AttentionPromptConfig,
+    AutoPeftModelForVideoClassification,
+    CheckpointError,
+    ConfigError,
+    hub,
+    push_to_hub,
+)
+from apt_peft.hub import pushing
 from apt_peft.scoring import PredictSettings, open_adapter
 from apt_peft.training.train import train
 
@@ -50,8 +59,13 @@ def test_a_run_is_uploaded_with_its_card_and_numbers_and_nothing_else(server, qu
         "preprocessor_config.json",
         "run.json",
     }
-    for name in set(files) - {".gitattributes"}:
+    for name in set(files) - {".gitattributes", "README.md"}:
         assert files[name] == (result.out / name).read_bytes()
+    here, there = (result.out / "README.md").read_text(), files["README.md"].decode()
+    assert here.count('adapter = "."') == 2
+    assert 'adapter = "."' not in there
+    assert there.count('adapter = "me/first"\n') == 2
+    assert "`apt-peft predict --adapter me/first CLIP`" in there
     opened = open_adapter(PredictSettings(adapter="me/first", model=str(backbone), clips="c"))
     assert opened.labels == ("down", "left", "up")
     assert opened.clips.num_frames == 4
@@ -237,24 +251,81 @@ class _Losing(dict):
 
 def test_a_hub_that_repeats_itself_without_end(server, folder, monkeypatch):
     """create_repo asks again, as long as another creation is said to be going on."""
-    monkeypatch.setattr(hub, "UPLOAD", 0.5)
+    monkeypatch.setattr(pushing, "SECONDS", 0.5)
     message = "Cannot create repo: another conflicting operation is in progress"
     server.faults.append(Fault("POST", "/api/repos/create", status=409, message=message, times=10**9))
     with push_refused(folder, f"the Hub ({server.address}) was not done in 0 seconds. Try again later."):
         hub.push(folder, "me/new")
 
 
-# -------------------------------------------------------------------------------------------------------- PEFT's own
+# ------------------------------------------------------------------------------------------------------ from a model
 
 
-def test_peft_s_push_to_hub(published, made):
-    """What PEFT offers works, too."""
-    model = prompted(num_prompt_tokens=4)
+@pytest.fixture
+def model():
+    model = prompted(num_prompt_tokens=4, id2label={0: "a", 1: "b", 2: "c"})
     model.peft_config["default"].base_model_name_or_path = "me/base"
+    return model
+
+
+def test_a_model_with_its_card_in_one_call(published, model):
+    published.add("me/base", {"README.md": b"---\nlicense: cc-by-nc-4.0\n---\n"})
+    address = push_to_hub(model, "me/moves-prompts", private=True, dataset="me/moves", scores={"top1": 50.0})
+    assert address.startswith(f"{published.address}/me/moves-prompts/commit/")
+    assert published.repositories["me/moves-prompts"].private
+    card = ModelCard(published.files("me/moves-prompts")["README.md"].decode())
+    assert (card.data.base_model, card.data.license, card.data.datasets) == ("me/base", "cc-by-nc-4.0", ["me/moves"])
+    assert [(r.metric_value, r.dataset_split) for r in card.data.eval_results] == [(0.5, "test")]
+    assert card.data.model_name == "moves-prompts"
+    names: dict = {}
+    exec(card.text.split("```python\n")[1].split("```")[0], names)
+    with torch.no_grad():
+        expected = AutoPeftModelForVideoClassification.from_pretrained("me/moves-prompts").eval()(clips()).logits
+        assert torch.equal(names["model"](clips()).logits, expected)
+
+
+def test_one_of_a_model_s_adapters(published, model):
+    model.add_adapter("second", AttentionPromptConfig(num_prompt_tokens=7, base_model_name_or_path="me/base"))
+    push_to_hub(model, "me/second", adapter_name="second")
+    assert set(published.files("me/second")) == NAMES
+    loaded = AutoPeftModelForVideoClassification.from_pretrained("me/second")
+    assert loaded.peft_config["default"].num_prompt_tokens == 7
+    with raises_exactly(
+        ConfigError, "adapter_name ('third') must be one of the model's adapters: ['default', 'second']."
+    ):
+        push_to_hub(model, "me/third", adapter_name="third")
+    assert "me/third" not in published.repositories
+
+
+def test_a_failed_upload_of_a_model_names_no_folder(published, model):
+    with raises_exactly(
+        AptError,
+        "push_to_hub (you/new) must be a repository that you may write to, but you may not do this (You don't have the rights "
+        'to create a model under the namespace "you"). Log in as somebody who may: hf auth login',
+    ):
+        push_to_hub(model, "you/new")
+
+
+def test_a_folder_as_it_is(server, folder):
+    push_to_hub(folder, "me/new", revision="v1")
+    assert server.files("me/new", "v1")["README.md"] == CARD
+    (folder / "adapter_config.json").unlink()
+    with raises_exactly(
+        CheckpointError,
+        f"adapter ({folder}) must be a folder or a name on the Hub with an adapter_config.json, but it has none. Give the "
+        "folder that training or a conversion wrote.",
+    ):
+        push_to_hub(folder, "me/other")
+
+
+def test_peft_s_push_to_hub(published, model):
+    """It works, under a card of transformers' that says nothing of the import; the next upload keeps a better one."""
     model.push_to_hub("me/plain")
     loaded = AutoPeftModelForVideoClassification.from_pretrained("me/plain").eval()
     with torch.no_grad():
-        wanted = model(clips()).logits.shape
-        assert loaded(clips()).logits.shape == wanted
+        assert loaded(clips()).logits.shape == (2, 3)
     assert isinstance(loaded, PeftModel)
-    assert HfApi().file_exists("me/plain", "adapter_model.safetensors")
+    assert b"import apt_peft" not in published.files("me/plain")["README.md"]
+    push_to_hub(model, "me/plain")
+    model.push_to_hub("me/plain", commit_message="Again")
+    assert b"import apt_peft" in published.files("me/plain")["README.md"]
