@@ -11,12 +11,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForVideoClassification, pipeline
 
 # Importing apt_peft makes the method known to PEFT.
-from apt_peft import AutoPeftModelForVideoClassification, ClipProcessor
+from apt_peft import AutoPeftModelForVideoClassification, ClipProcessor, push_to_hub
 
 # What `apt-peft train` writes beside the weights: the model card, how clips are made, the run's settings.
 COMPANIONS = ("README.md", "preprocessor_config.json", "run.json")
@@ -42,11 +41,9 @@ def main() -> None:
     # Push.
     place = str(options.out)
     if options.repo:
-        api = HfApi()
-        api.create_repo(options.repo, exist_ok=True)
-        api.upload_folder(repo_id=options.repo, folder_path=options.out)
+        address = push_to_hub(options.out, options.repo)
         place = options.repo
-        print(f"uploaded to {place}")
+        print(f"uploaded: {address}")
 
     # Load, 1: base and adapter in one call.
     first = AutoPeftModelForVideoClassification.from_pretrained(place).eval()

@@ -11,6 +11,7 @@ from ..errors import AptError
 from ..hub import CARD
 
 MAX_CARD = 4 << 20  # bytes
+SECONDS = 20  # that a licence is worth at the end of a run
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def licence_of(model: str, *, revision: str | None = None) -> Licence | None:
     path: Path | None = Path(model) / CARD
     try:
         if not Path(model).is_dir():
-            path = hub.download(model, CARD, most=MAX_CARD, revision=revision, optional=True)
+            path = hub.download(model, CARD, most=MAX_CARD, revision=revision, optional=True, seconds=SECONDS)
         if path is None or not path.is_file() or path.stat().st_size > MAX_CARD:
             return None
         data = metadata_load(path) or {}

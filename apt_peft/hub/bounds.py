@@ -10,6 +10,7 @@ from huggingface_hub import constants, get_session
 
 # Seconds: of silence in a request, and of a wait that a busy server may ask for.
 SILENCE, LONGEST_WAIT = 60, 120
+KINDS = ("connect", "read", "write", "pool")  # what httpx limits apart
 
 
 class TooLongError(RuntimeError):
@@ -27,7 +28,10 @@ def bounded(seconds: float) -> Iterator[None]:
     """
     deadline = time.monotonic() + seconds
 
-    def refuse_late(request: Any) -> None:
+    def limit(request: Any) -> None:
+        # Where huggingface_hub passes no limit, or None on purpose, a silent server would be listened to for ever.
+        limits = request.extensions.get("timeout") or {}
+        request.extensions["timeout"] = {kind: limits.get(kind) or SILENCE for kind in KINDS}
         if time.monotonic() > deadline:
             raise TooLongError(
                 f"the Hub ({constants.ENDPOINT}) was not done in {seconds:.0f} seconds. Try again later."
@@ -42,16 +46,15 @@ def bounded(seconds: float) -> Iterator[None]:
             )
 
     session = get_session()
-    timeout, hooks = session.timeout, session.event_hooks
-    session.timeout = SILENCE
+    hooks = session.event_hooks
     session.event_hooks = {
-        "request": [*hooks["request"], refuse_late],
+        "request": [*hooks["request"], limit],
         "response": [*hooks["response"], refuse_long_waits],
     }
     try:
         yield
     finally:
-        session.timeout, session.event_hooks = timeout, hooks
+        session.event_hooks = hooks
 
 
 def _wait_asked_for(response: Any) -> int:

@@ -28,6 +28,7 @@ def download(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     optional: bool = False,
+    seconds: float = SECONDS,
 ) -> Path | None:
     """Get one file of a repository, from the cache where it is there.
 
@@ -40,6 +41,7 @@ def download(
         cache_dir: huggingface_hub's cache by default.
         local_files_only: look into the cache alone, as `HF_HUB_OFFLINE=1` does for all.
         optional: the file may be missing.
+        seconds: after which nothing more is asked.
 
     Returns:
         The file in the cache, its content what the Hub says it is; None for an optional one that the repository lacks.
@@ -49,7 +51,7 @@ def download(
     """
     wanted: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
     try:
-        path, size = _fetch(name, file, most, wanted, local_files_only)
+        path, size = _fetch(name, file, most, wanted, local_files_only, seconds)
     except FAILURES as error:
         if optional and _is_known_to_be_missing(error, name, file, revision, cache_dir):
             return None
@@ -62,11 +64,13 @@ def download(
     return path
 
 
-def _fetch(name: str, file: str, most: int, wanted: dict[str, Any], local_files_only: bool) -> tuple[Path | None, int]:
+def _fetch(
+    name: str, file: str, most: int, wanted: dict[str, Any], local_files_only: bool, seconds: float
+) -> tuple[Path | None, int]:
     """A file in the cache and its size; None where it is not downloaded, since it is too large."""
     wanted = wanted | {"local_files_only": local_files_only}
     try:
-        with bounded(SECONDS):
+        with bounded(seconds):
             known = hf_hub_download(name, file, dry_run=True, **wanted)
             if (known.file_size or 0) > most:
                 return None, known.file_size
@@ -76,7 +80,7 @@ def _fetch(name: str, file: str, most: int, wanted: dict[str, Any], local_files_
         if not local_files_only:
             # A copy that is there already is as good as it is when the Hub cannot be reached.
             with suppress(LocalEntryNotFoundError):
-                return _fetch(name, file, most, wanted, local_files_only=True)
+                return _fetch(name, file, most, wanted, True, seconds)
         raise
 
 

@@ -1,9 +1,12 @@
 """Adapters to the Hub: in one commit, or not at all."""
 
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..errors import AptError
 from .bounds import bounded
@@ -55,6 +58,8 @@ def push(
 ) -> str:
     """Upload an adapter folder, its card and its numbers, in one commit.
 
+    Files of an adapter that was there before go where this one has none of that name; others stay.
+
     Args:
         folder: of the adapter.
         repository: `user/name`; made if it does not exist.
@@ -76,9 +81,11 @@ def push(
             api.create_repo(repository, private=private, exist_ok=True)
             if revision is not None:
                 api.create_branch(repository, branch=revision, exist_ok=True)
-            commit = api.create_commit(
-                repository, _operations(Path(folder), repository), commit_message=message, revision=revision
-            )
+            new = _additions(Path(folder), repository)
+            old = _of_an_adapter(api.list_repo_files(repository, revision=revision)) - {add.path_in_repo for add in new}
+            # Numbers and settings of an adapter that was there before would be taken for this one's.
+            operations: list[Any] = [*new, *(CommitOperationDelete(path) for path in sorted(old))]
+            commit = api.create_commit(repository, operations, commit_message=message, revision=revision)
             return str(commit.commit_url)
     except FAILURES as error:
         kept = "" if temporary else f"; the adapter stays in {folder}"
@@ -88,9 +95,18 @@ def push(
         ) from None
 
 
-def _operations(folder: Path, repository: str) -> list[CommitOperationAdd]:
+def _of_an_adapter(paths: Iterable[str]) -> set[str]:
+    """Those of some files that an upload of an adapter may bring."""
+    return {
+        path
+        for path in paths
+        if any(path.count("/") == pattern.count("/") and fnmatchcase(path, pattern) for pattern in FILES)
+    }
+
+
+def _additions(folder: Path, repository: str) -> list[CommitOperationAdd]:
     """A folder's files for a commit; a card says there how to load it from where it is going to be."""
-    operations = []
+    additions = []
     for path in sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()}):
         content: Path | bytes = path
         if path.name == CARD:
@@ -99,5 +115,5 @@ def _operations(folder: Path, repository: str) -> list[CommitOperationAdd]:
                 rf"^{re.escape(HERE)}$|^adapter = \"\.\"$", f'adapter = "{repository}"', text, flags=re.MULTILINE
             )
             content = text.replace("--adapter . ", f"--adapter {repository} ").encode()
-        operations.append(CommitOperationAdd(path.relative_to(folder).as_posix(), content))
-    return operations
+        additions.append(CommitOperationAdd(path.relative_to(folder).as_posix(), content))
+    return additions

@@ -78,7 +78,8 @@ def _known_reason(error: BaseException, name: str, file: str | None, revision: s
             f"what the Hub ({hub}) answers cannot be understood ({type(error).__name__}: {error}). Check the network."
         )
     if isinstance(error, HTTP_ERROR):
-        return f"the Hub ({hub}) cannot be reached: {str(error).strip() or type(error).__name__}. Check the network."
+        text = str(error).strip().rstrip(".") or type(error).__name__
+        return f"the Hub ({hub}) cannot be reached: {text}. Check the network."
     return None
 
 

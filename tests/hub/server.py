@@ -34,8 +34,10 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
-    def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
+    def commit(self, files: dict[str, bytes | None], branch: str = "main") -> str:
+        """Change a branch; None deletes a file."""
         tree = self.commits.get(self.refs.get(branch, ""), {}) | files
+        tree = {path: content for path, content in tree.items() if content is not None}
         name = hashlib.sha1(repr((branch, sorted(tree.items()), len(self.commits))).encode()).hexdigest()
         self.commits[name] = tree
         self.refs[branch] = name
@@ -369,7 +371,7 @@ class Api(Handler):
         """All of a commit or nothing: a large file that was not uploaded refuses the whole."""
         if not self.may_write(name) or not (found := self.tree(name, revision)):
             return
-        files: dict[str, bytes] = {}
+        files: dict[str, bytes | None] = {}
         for line in self.body.splitlines():
             entry = json.loads(line)
             value = entry["value"]
@@ -380,6 +382,8 @@ class Api(Handler):
                     self.error(400, f"the LFS object of {value['path']} was not uploaded")
                     return
                 files[value["path"]] = self.hub.objects[value["oid"]]
+            elif entry["key"] == "deletedFile":
+                files[value["path"]] = None
         commit = found[0].commit(files, revision)
         self.send({"commitUrl": f"{self.hub.address}/{name}/commit/{commit}", "commitOid": commit, "success": True})
 

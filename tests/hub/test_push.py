@@ -165,6 +165,7 @@ def test_a_name_that_is_none(server, folder):
 
 STEPS = {
     "create": ("POST", "/api/repos/create"),
+    "list": ("GET", "/api/models/me/new/tree/main"),
     "card": ("POST", "/api/validate-yaml"),
     "preupload": ("POST", "/api/models/me/new/preupload/main"),
     "batch": ("POST", "/me/new.git/info/lfs/objects/batch"),
@@ -220,6 +221,18 @@ def test_what_passes_is_waited_for(server, folder, waits, step):
     hub.push(folder, "me/new")
     assert set(server.files("me/new")) == NAMES
     assert waits == [1, 2]
+
+
+def test_a_hub_that_falls_silent_where_huggingface_hub_waits_for_ever(server, folder, impatient):
+    """It looks for the repository that it may not make, without a limit of its own."""
+    server.add("me/new", {})
+    server.faults.append(Fault("POST", "/api/repos/create", status=403, times=9))
+    server.faults.append(Fault("GET", "/api/models/me/new", stall=True, times=9))
+    with (
+        push_refused(folder, f"the Hub ({server.address}) cannot be reached: timed out. Check the network."),
+        impatient(),
+    ):
+        hub.push(folder, "me/new")
 
 
 def test_a_card_that_the_hub_does_not_take(server, folder):
@@ -295,6 +308,18 @@ def test_one_of_a_model_s_adapters(published, model):
     ):
         push_to_hub(model, "me/third", adapter_name="third")
     assert "me/third" not in published.repositories
+
+
+def test_numbers_of_an_earlier_adapter_go(published, model, folder):
+    """A run.json would say how clips are made for the one that it came with."""
+    (folder / "run.json").write_text("{}")
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "result.json").write_text("{}")
+    hub.push(folder, "me/new")
+    published.add("me/new", {"notes.md": b"mine", "evaluation/inner/x": b"mine, too"})
+    assert {"run.json", "evaluation/result.json"} < set(published.files("me/new"))
+    push_to_hub(model, "me/new")
+    assert set(published.files("me/new")) == NAMES | {"notes.md", "evaluation/inner/x"}
 
 
 def test_a_failed_upload_of_a_model_names_no_folder(published, model):

@@ -102,6 +102,8 @@ def test_public_names():
         "initialize_prompts_from_data",
         "label_counts",
         "prompt_parameter_groups",
+        "push_to_hub",
+        "write_model_card",
     ]
     assert all(hasattr(apt_peft, name) for name in apt_peft.__all__)
     assert set(apt_peft.__all__) <= set(dir(apt_peft))
