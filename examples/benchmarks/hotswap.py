@@ -41,13 +41,13 @@ def backbone(options: argparse.Namespace) -> VideoMAEForVideoClassification:
 
 
 def swapped(model: PeftModel, folder: str, turn: int) -> None:
-    hotswap_adapter(model, folder, "0")
+    hotswap_adapter(model, folder, "turn-0")
 
 
 def loaded(model: PeftModel, folder: str, turn: int) -> None:
-    model.load_adapter(folder, str(turn + 1), torch_device=str(model.device))
-    model.set_adapter(str(turn + 1))
-    model.delete_adapter(str(turn))
+    model.load_adapter(folder, f"turn-{turn + 1}", torch_device=str(model.device))
+    model.set_adapter(f"turn-{turn + 1}")
+    model.delete_adapter(f"turn-{turn}")
 
 
 def seconds(run: Callable[[PeftModel, str, int], None], model: PeftModel, folder: str, turn: int) -> float:
@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace, num_prompt_tokens: int, folder: Path) -
         config = AttentionPromptConfig(num_prompt_tokens=num_prompt_tokens)
         get_peft_model(backbone(options), config).save_pretrained(adapter)
     sides = {"hotswap": swapped, "load": loaded}
-    models = {name: PeftModel.from_pretrained(backbone(options), adapters[0], "0") for name in sides}
+    models = {name: PeftModel.from_pretrained(backbone(options), adapters[0], "turn-0") for name in sides}
     names, order, table = list(sides), random.Random(0), []
     for turn in range(options.rounds + 2):
         order.shuffle(names)

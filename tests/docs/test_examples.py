@@ -96,3 +96,11 @@ def test_convert_reference(tmp_path, run):
     printed = run("convert_reference.py", str(source), str(tmp_path / "out"), "--labels", str(tmp_path / "labels.txt"))
     assert "missing: none" in printed
     assert re.search(r"logits of a random clip: \(1, 7\), best label (wave|nod|jump|sit|run|turn|bow)\n", printed)
+
+
+def test_the_benchmark_of_hot_swapping_runs(tmp_path, run):
+    threads = str(torch.get_num_threads())
+    small = ["--layers", "1", "--width", "64", "--rounds", "1", "--threads", threads]
+    printed = run("benchmarks/hotswap.py", *small, "--out", str(tmp_path / "out.jsonl"))
+    assert re.search(r"P = 100: hotswap / load = \d\.\d+x \(median of 1, cpu, float32, \d+ threads\)\n", printed)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1

@@ -153,6 +153,22 @@ def test_a_model_with_an_injected_adapter(tmp_path):
     assert model.config.id2label == OTHER_NAMES
 
 
+@pytest.mark.filterwarnings("ignore:You are trying to modify a model with PEFT for a second time")
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute")
+def test_prompts_on_a_model_with_lora(tmp_path):
+    def together(seed: int):
+        torch.manual_seed(7)
+        settings = LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
+        low_rank = get_peft_model(tiny_videomae(), settings, adapter_name="low_rank")
+        return adapter(seed, model=low_rank.get_base_model())
+
+    other, model = together(2), together(1)
+    other.save_pretrained(tmp_path, selected_adapters=["default"])
+    assert not torch.equal(model(clips()).logits, other(clips()).logits)
+    hotswap_adapter(model, tmp_path, "default")
+    assert torch.equal(model(clips()).logits, other(clips()).logits)
+
+
 def test_there_and_back_again(tmp_path):
     model = adapter(1, tmp_path / "one")
     adapter(2, tmp_path / "two")

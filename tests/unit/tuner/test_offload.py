@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
+from architectures import ARCHITECTURES, AVAILABLE, build, output
 from helpers import raises_exactly
 from models import clips, prompt_layers, prompted, tiny_videomae
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
@@ -251,3 +252,37 @@ def test_what_peft_cannot_dispatch_again_is_refused_with_the_way_that_works(plac
     base = on_disk(place, tmp_path)
     del base.hf_device_map
     assert torch.equal(loaded(place, base=base)(clips()).logits, place[1]["first"])
+
+
+# ------------------------------------------------------------------------------------------------ other architectures
+
+# Without prompts, too: their pooler, or their embeddings, use weights of a module whose forward they do not call
+NOT_OFFLOADED = {"siglip", "siglip2", "siglip2_vision_model"}
+
+
+@torch.no_grad()
+def logits_of(model, name: str) -> torch.Tensor:
+    return output(model, ARCHITECTURES[name].inputs())
+
+
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_every_architecture_is_swapped_and_offloaded(tmp_path, name):
+    def adapter(seed: int):
+        settings = {"num_prompt_tokens": 3, "prompt_dropout": 0.0, "init_weights": False}
+        base = build(name)
+        torch.manual_seed(seed)
+        return get_peft_model(base, AttentionPromptConfig(**settings)).eval()
+
+    first, second = adapter(1), adapter(2)
+    first.save_pretrained(tmp_path)
+    expected = logits_of(first, name)
+    assert not torch.allclose(logits_of(second, name), expected, atol=1e-4)
+    hotswap_adapter(second, tmp_path, "default")
+    assert torch.equal(logits_of(second, name), expected)
+    if name in NOT_OFFLOADED:
+        with pytest.raises(RuntimeError, match="meta"):
+            logits_of(offload_to_cpu(build(name), tmp_path), name)
+        return
+    assert torch.equal(logits_of(offload_to_cpu(second, tmp_path), name), expected)
+    base = offload_to_cpu(build(name), tmp_path)
+    assert torch.equal(logits_of(PeftModel.from_pretrained(base, tmp_path), name), expected)
