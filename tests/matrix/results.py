@@ -1,4 +1,9 @@
-"""Reports of pytest to lines of result files, and these to tables in Markdown."""
+"""Reports of pytest to lines of result files, and these to tables in Markdown.
+
+    python tests/matrix/results.py
+
+prints the tables.
+"""
 
 import json
 import re
@@ -184,3 +189,10 @@ def _as_numbers(versions: tuple[str, ...]) -> list[list[int]]:
 def _markdown(table: list[list]) -> str:
     rows = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in table]
     return "\n".join([rows[0], "|" + "---|" * len(table[0]), *rows[1:]]) + "\n"
+
+
+if __name__ == "__main__":
+    folder = Path(__file__).parents[2] / "docs" / "results"
+    print(matrix_table(_lines(folder / "matrix.jsonl")))
+    print(suite_table(_lines(folder / "peft_suite.jsonl")))
+    print(reasons_table())

@@ -4,7 +4,8 @@
 
 A virtual environment for each Python is made under `.cache/matrix` (5 GB each, one at a time, deleted afterwards), the
 versions are installed over each other, and the results go to `docs/results/matrix.jsonl` and, for PEFT's own tests, to
-`docs/results/peft_suite.jsonl`. Cells that stand in the file are not run again, so a run that was stopped goes on.
+`docs/results/peft_suite.jsonl`. Cells that stand in the file without a failure are not run again, so a run that was
+stopped goes on.
 """
 
 import argparse
@@ -28,8 +29,8 @@ def main() -> int:
         print("\n".join(f"{cell.name}{'  (PEFT suite in full)' if cell.full else ''}" for cell in cells))
         return 0
     options.work.mkdir(parents=True, exist_ok=True)
-    lines = {} if options.again else results.read(options.out)
-    waiting = [cell for cell in cells if not lines.get(cell.name, {}).get("done")]
+    lines = results.read(options.out)
+    waiting = [cell for cell in cells if options.again or cell.name not in lines or results.is_bad(lines[cell.name])]
     for index, cell in enumerate(waiting):
         print(f"[{index + 1}/{len(waiting)}] {cell.name}", flush=True)
         line = run_cell(cell, options)
@@ -81,7 +82,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], help="cells with this in their name; repeat for 'and'")
     parser.add_argument("--list", action="store_true", help="say which cells there are, and stop")
-    parser.add_argument("--again", action="store_true", help="forget what is in the result file")
+    parser.add_argument("--again", action="store_true", help="run cells that stand in the result file, too")
     parser.add_argument("--python", action="append", default=[], help="interpreters to use, instead of those found")
     parser.add_argument("--keep", action="store_true", help="keep the environments")
     parser.add_argument("--processes", type=int, default=2, help="of pytest")

@@ -118,7 +118,8 @@ def test_missing_and_unexpected_keys_are_reported(saved):
     del state[f"{layer}.1.attention.attention.attention_prompt_value"]
     state[f"{layer}.9.attention.attention.attention_prompt_key"] = torch.zeros(5, 16)
     result = set_peft_model_state_dict(prompted(), state)
-    assert result.unexpected_keys == [f"{layer}.9.attention.attention.attention_prompt_key"]
+    unexpected = [name.removesuffix(".default") for name in result.unexpected_keys]  # as PEFT 0.20 has it
+    assert unexpected == [f"{layer}.9.attention.attention.attention_prompt_key"]
     assert [name for name in result.missing_keys if "attention_prompt_" in name] == [
         f"{layer}.1.attention.attention.attention_prompt_value.default"
     ]

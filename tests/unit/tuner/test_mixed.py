@@ -178,7 +178,8 @@ def by_torch(monkeypatch, layer):
     def options(softmax_scale=None, is_causal=False, **_):
         return {"softmax_scale": softmax_scale, "causal": is_causal}
 
-    functions = ((kernel, varlen, None, utils._pad_input, utils._unpad_input), (options, None))
+    later = hasattr(utils, "_process_with_kvcache_kwargs_fn")  # transformers 5.18 has options of one kind
+    functions = ((kernel, varlen, None, utils._pad_input, utils._unpad_input), (options, None) if later else options)
     monkeypatch.setattr(utils, "lazy_import_flash_attention", lambda *_, **__: functions)
     monkeypatch.setattr(layer.real_config, "_attn_implementation_internal", "flash_attention_2")
 
