@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -49,7 +50,8 @@ def judge(file: str, test: str, settings: dict, model: str, run: Callable[[], An
             pytest.fail(f"{test} skips itself without a row in reasons.py: {skipped}", pytrace=False)
         pytest.skip(row.reason)
     except (Exception, pytest.fail.Exception) as raised:
-        if row is None or not isinstance(raised, row.ends_in) or not row.shows_in(str(raised)):
+        where = traceback.extract_tb(raised.__traceback__)[-1].line
+        if row is None or not isinstance(raised, row.ends_in) or not row.shows_in(f"{raised}\n{where}"):
             raise
         pytest.skip(row.reason)
     if row is not None:
