@@ -63,21 +63,25 @@ def run() -> None:
     recorder = Recorder()
     tests = sorted({f"{column.file}::{column.test}" for column in COLUMNS})
     pytest.main(["-q", "--rootdir", str(ROOT), *tests], plugins=[recorder])
-    lines = [
+    kept = [
         json.dumps({"architecture": architecture, "ability": ability, **cell}) + "\n"
         for (architecture, ability), cell in sorted(recorder.cells.items())
     ]
-    CELLS.write_text("".join(lines), encoding="utf-8")
+    CELLS.write_text("".join(kept), encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------------- page
 
 
+def lines(path: Path) -> list[dict]:
+    """The lines of a file of results."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def read_cells() -> dict[str, dict[str, dict]]:
     """Results by architecture and ability."""
     cells: dict[str, dict[str, dict]] = defaultdict(dict)
-    for line in CELLS.read_text(encoding="utf-8").splitlines():
-        cell = json.loads(line)
+    for cell in lines(CELLS):
         cells[cell["architecture"]][cell["ability"]] = cell
     return cells
 
@@ -100,16 +104,16 @@ def architectures_table(cells: dict[str, dict[str, dict]]) -> str:
         return f"no ({notes.index(cell['reason']) + 1})"
 
     titles = [column.title for column in COLUMNS]
-    lines = ["| architecture | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
+    rows = ["| architecture | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
     for name in ARCHITECTURES:
         if name in cells:
-            lines.append(f"| `{name}` | " + " | ".join(text(cells[name].get(title)) for title in titles) + " |")
-    return "\n".join([*lines, "", *(f"({number}) {note}.  " for number, note in enumerate(notes, 1))]) + "\n"
+            rows.append(f"| `{name}` | " + " | ".join(text(cells[name].get(title)) for title in titles) + " |")
+    return "\n".join([*rows, "", *(f"({number}) {note}.  " for number, note in enumerate(notes, 1))]) + "\n"
 
 
 def page() -> str:
     """The whole page."""
-    from results import matrix_table, read_lines, reasons_table, suite_table
+    from results import matrix_table, reasons_table, suite_table
 
     return f"""# Compatibility
 
@@ -133,7 +137,7 @@ The tests that each release of PEFT brings along, with `AttentionPromptConfig`, 
 one, over default, list and regular-expression targets, `modules_to_save`, dropout and all reparameterizations
 ([how to run them](contributing.md)).
 
-{suite_table(read_lines(RESULTS / "peft_suite.jsonl"))}
+{suite_table(lines(RESULTS / "peft_suite.jsonl"))}
 What is not run, or ends otherwise than their test expects:
 
 {reasons_table()}
@@ -142,7 +146,7 @@ What is not run, or ends otherwise than their test expects:
 The tuner's tests, parity, and the quick part of PEFT's own, in an environment for each cell
 ([how to run it](contributing.md)).
 
-{matrix_table(list(read_lines(RESULTS / "matrix.jsonl")))}"""
+{matrix_table(lines(RESULTS / "matrix.jsonl"))}"""
 
 
 def main() -> None:
