@@ -9,10 +9,11 @@ from exports import CHECKS, IMPLEMENTATION, REASONS, subject, trace
 @pytest.mark.filterwarnings("ignore")  # torch and onnxscript of their own workings
 @pytest.mark.parametrize("ability", CHECKS)
 @pytest.mark.parametrize("name", AVAILABLE)
-def test_ability(name, ability):
+def test_ability(name, ability, record_property):
     if (name, ability) not in REASONS:
         CHECKS[ability](name)
         return
+    record_property("reason", REASONS[name, ability].text)  # for docs/compatibility.md
     # the bare backbone fails, too; when it does not any more, the reason is to be struck out
     with pytest.raises(Exception, match=REASONS[name, ability].error):
         CHECKS[ability](name, bare=True)
