@@ -22,9 +22,9 @@ from apt_peft import AttentionPromptConfig
 
 
 def adapters(options: argparse.Namespace, counts: list[int]) -> PeftModel:
-    model = get_peft_model(backbone(options, "sdpa"), AttentionPromptConfig(num_prompt_tokens=counts[0]), "0")
+    model = get_peft_model(backbone(options, "sdpa"), AttentionPromptConfig(num_prompt_tokens=counts[0]), "adapter_0")
     for index, count in enumerate(counts[1:], 1):
-        model.add_adapter(str(index), AttentionPromptConfig(num_prompt_tokens=count))
+        model.add_adapter(f"adapter_{index}", AttentionPromptConfig(num_prompt_tokens=count))
     return model.eval()
 
 
@@ -51,7 +51,7 @@ def main() -> None:
 
     shape = (options.batch, options.frames, 3, options.image_size, options.image_size)
     clips = torch.randn(shape, device=options.device, dtype=getattr(torch, options.dtype))
-    names = [str(index) for index in range(options.batch)]
+    names = [f"adapter_{index}" for index in range(options.batch)]
     for most in options.prompts:
         alike = adapters(options, [most] * options.batch)
         differing = adapters(options, [most * (index + 1) // options.batch for index in range(options.batch)])
