@@ -41,8 +41,13 @@ COLUMNS = (
         "transformers' pipeline for videos (an mp4), pictures or sounds gives the model's scores",
     ),
     Column("compile", *_EXPORT, {"ability": "compile"}, "one graph without a break, forward and backward, as eager"),
-    Column("export", *_EXPORT, {"ability": "export"}, "`torch.export` with a free batch, saved and loaded"),
-    Column("ONNX", *_EXPORT, {"ability": "ONNX"}, "the same in onnxruntime"),
+    Column(
+        "export",
+        *_EXPORT,
+        {"ability": "export"},
+        "`torch.export` with a free batch, saved and loaded; BEiT by eager attention",
+    ),
+    Column("ONNX", *_EXPORT, {"ability": "ONNX"}, "the same in onnxruntime; BEiT likewise, see [export](export.md)"),
     Column(
         "mixed batch",
         "tests/unit/tuner/test_mixed.py",

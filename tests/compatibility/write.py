@@ -138,13 +138,14 @@ one, over default, list and regular-expression targets, `modules_to_save`, dropo
 ([how to run them](contributing.md)).
 
 {suite_table(lines(RESULTS / "peft_suite.jsonl"))}
-What is not run, or ends otherwise than their test expects:
+Results: `docs/results/peft_suite.jsonl`, of the full run that `tests/matrix/run.py` makes for each release. What is not run, or
+ends otherwise than their test expects:
 
 {reasons_table()}
 ## Versions
 
 The tuner's tests, parity, and the quick part of PEFT's own, in an environment for each cell
-([how to run it](contributing.md)).
+([how to run it](contributing.md)). Results: `docs/results/matrix.jsonl`, by `python tests/matrix/run.py`.
 
 {matrix_table(lines(RESULTS / "matrix.jsonl"))}"""
 
