@@ -1,6 +1,7 @@
 """Requests that end by themselves, which huggingface_hub does not see to everywhere."""
 
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from huggingface_hub import constants, get_session
 
 # Seconds: of silence in a request, and of a wait that a busy server may ask for.
 SILENCE, LONGEST_WAIT = 60, 120
+_HOOKING = threading.Lock()
 KINDS = ("connect", "read", "write", "pool")  # what httpx limits apart
 
 
@@ -24,11 +26,18 @@ def bounded(seconds: float) -> Iterator[None]:
     Args:
         seconds: after which none is begun any more.
 
-    A request that is silent for a minute fails, and so does one that is told to wait for more than two.
+    A request that is silent for a minute fails, and so does one that is told to wait for more than two. Those of other
+    threads, which share huggingface_hub's client, are left alone, except of threads that the block starts.
     """
     deadline = time.monotonic() + seconds
+    owner, others = threading.get_ident(), {thread.ident for thread in threading.enumerate()}
+
+    def is_ours() -> bool:
+        return threading.get_ident() == owner or threading.get_ident() not in others
 
     def limit(request: Any) -> None:
+        if not is_ours():
+            return
         # Where huggingface_hub passes no limit, or None on purpose, a silent server would be listened to for ever.
         limits = request.extensions.get("timeout") or {}
         request.extensions["timeout"] = {kind: limits.get(kind) or SILENCE for kind in KINDS}
@@ -39,22 +48,27 @@ def bounded(seconds: float) -> Iterator[None]:
 
     def refuse_long_waits(response: Any) -> None:
         wait = _wait_asked_for(response)
-        if wait > LONGEST_WAIT:
+        if is_ours() and wait > LONGEST_WAIT:
             raise TooLongError(
                 f"the Hub ({constants.ENDPOINT}) answers {response.status_code} and asks to wait {wait:,} seconds. Try "
                 "again then."
             )
 
     session = get_session()
-    hooks = session.event_hooks
-    session.event_hooks = {
-        "request": [*hooks["request"], limit],
-        "response": [*hooks["response"], refuse_long_waits],
-    }
+    _hook(session, {"request": [limit], "response": [refuse_long_waits]}, [])
     try:
         yield
     finally:
-        session.event_hooks = hooks
+        _hook(session, {}, [limit, refuse_long_waits])
+
+
+def _hook(session: Any, more: dict[str, list[Any]], fewer: list[Any]) -> None:
+    """Add hooks to a client, and take others off, whoever else does so meanwhile."""
+    with _HOOKING:
+        session.event_hooks = {
+            kind: [hook for hook in hooks if hook not in fewer] + more.get(kind, [])
+            for kind, hooks in session.event_hooks.items()
+        }
 
 
 def _wait_asked_for(response: Any) -> int:

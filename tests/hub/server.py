@@ -86,7 +86,8 @@ class Hub:
         self.lock = threading.Lock()
         self.closing = threading.Event()
         self.servers = [self._server(Api), self._server(Network)]
-        self.address, self.network = (f"http://127.0.0.1:{server.server_port}" for server in self.servers)
+        self.address = f"http://127.0.0.1:{self.servers[0].server_port}"
+        self.network = f"http://localhost:{self.servers[1].server_port}"  # another host, by its name
         self.threads = [threading.Thread(target=s.serve_forever, kwargs={"poll_interval": 0.01}) for s in self.servers]
         for thread in self.threads:
             thread.start()

@@ -1,9 +1,13 @@
 """Adapters from the Hub: by each road, at a revision, offline, and every way in which one cannot be had."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from clips import write_clip
 from helpers import raises_exactly
 from huggingface_hub import constants
 from loading import ADAPTER, CONFIG, OURS, ROADS, WEIGHTS, by_auto, by_command, refused, scores
@@ -32,6 +36,33 @@ def test_once_online_then_offline(published, logits, road, offline):
     assert torch.equal(scores(road()), logits["second"])
     assert torch.equal(scores(road(revision="v1")), logits["first"])
     assert len(published.log) == before
+
+
+def test_the_same_by_environment_variables_in_processes_of_their_own(published, tmp_path):
+    """As a user sets them, with nothing patched."""
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=6, width=32, height=24)
+    command = [
+        sys.executable,
+        "-m",
+        "apt_peft",
+        "predict",
+        "--adapter",
+        ADAPTER,
+        "--revision",
+        "v1",
+        "--json",
+        str(clip),
+    ]
+    online = {"HF_ENDPOINT": published.address, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    said = []
+    for variables in (online, {"HF_HUB_OFFLINE": "1"}):
+        environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_me"} | variables
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        said.append(json.loads(done.stdout))
+        published.close()
+    assert said[0] == said[1]
+    assert {score["label"] for score in said[0][0]["scores"]} == {"first 0", "first 1", "first 2"}
 
 
 def test_config_and_weights_are_of_one_commit(published, logits, monkeypatch, made):
