@@ -316,6 +316,22 @@ ROWS = [
     ),
     Row(
         "test_custom_models",
+        ("test_loading_model_requires_grad_load_adapter_then_add_adapter",),
+        AssertionError,
+        "assert .*requires_grad",
+        "peft 0.20 expects it to fail with its own methods, too (xfail)",
+        "on peft 0.20",
+    ),
+    Row(
+        "test_custom_models",
+        ("test_loading_model_requires_grad_set_correctly_switch_inference_mode",),
+        AssertionError,
+        "lora_A",
+        "compares with the names of LoRA's parameters; peft 0.20 expects it to fail (xfail)",
+        "on peft 0.20",
+    ),
+    Row(
+        "test_custom_models",
         ("test_default_target_modules_list_of_str", "test_default_target_modules_str"),
         TargetError,
         "target_modules must be given for a model of type",

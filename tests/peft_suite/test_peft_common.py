@@ -7,7 +7,7 @@ import pytest
 import torch
 from adapt import judge, load
 from models import clips, tiny_videomae
-from ours import CASES, CustomModels, Inputs, SpeaksLikeText
+from ours import CASES, CustomModels, Inputs, SavedModels, SpeaksLikeText
 from peft import get_peft_model
 from transformers import VideoMAEForVideoClassification
 
@@ -65,9 +65,9 @@ def test_common(method, more, case, videomae_folder, monkeypatch):
         settings["init_weights"] = False
     tester = common.PeftCommonTester()
     if case.model == "VideoMAE":
-        model_id = videomae_folder
         as_text = method in AS_TEXT
-        tester.transformers_class = SpeaksLikeText if as_text else VideoMAEForVideoClassification
+        kind = SpeaksLikeText if as_text else VideoMAEForVideoClassification
+        model_id, tester.transformers_class = SavedModels.NAME, SavedModels(kind, videomae_folder)
         inputs = {"input_ids" if as_text else "pixel_values": clips().to(tester.torch_device)}
     else:
         model_id, tester.transformers_class = case.model, CustomModels
