@@ -24,6 +24,7 @@ from apt_peft.training.base import (
 )
 from apt_peft.training.clips import ClipSettings, clip_settings
 from apt_peft.training.record import RUN_FILE, Run, read_run
+from apt_peft.tuner.order import parts_of_names
 
 if TYPE_CHECKING:
     from apt_peft.scoring import ScoringSettings
@@ -127,9 +128,11 @@ def open_adapters(settings: Mapping[str, "ScoringSettings"]) -> dict[str, Adapte
         _check_backbone(found, first[1], flags, run)
         frames, size = frames_and_size(model.config)
         clips = clip_settings(flags, model=backbone, frames=frames, size=size, trained=run.clips if run else None)
+        # a name that stands in those of the weights is only the caller's
+        inside = f"adapter_{len(opened)}" if adapter_name in parts_of_names(model) else adapter_name
         with quiet():
-            model = load_adapter(model, files, name=backbone, adapter_name=adapter_name)
-        model.set_adapter(adapter_name)
+            model = load_adapter(model, files, name=backbone, adapter_name=inside)
+        model.set_adapter(inside)
         names: dict[int, str] = model.config.id2label
         opened[adapter_name] = Adapter(
             model=model,
@@ -137,7 +140,7 @@ def open_adapters(settings: Mapping[str, "ScoringSettings"]) -> dict[str, Adapte
             clips=clips,
             precision=run.precision if run else "float32",
             batch_size=flags.batch_size or (run.batch_size if run else BATCH_SIZE),
-            name=adapter_name,
+            name=inside,
             backbone=found,
         )
         on_gpu = flags.device == "auto" and torch.cuda.is_available()
