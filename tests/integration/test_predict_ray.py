@@ -54,18 +54,18 @@ def environment(home: str) -> dict[str, str]:
     return os.environ | own
 
 
-def processes(text: str) -> dict[int, str]:
-    """Processes with this text in their command line or environment."""
-    found = {}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            said = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
-            zombie = (place / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        except OSError:
-            continue
-        if text.encode() in said and not zombie and int(place.name) != os.getpid():
-            found[int(place.name)] = said[:80].decode(errors="replace")
-    return found
+def processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+
+
+def belongs(pid: int, text: str) -> bool:
+    """Whether a process that has not ended has this text in its command line or environment."""
+    place = Path("/proc", str(pid))
+    try:
+        said = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
+        return text.encode() in said and (place / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:  # it ended meanwhile
+        return False
 
 
 def until(condition, what: str, run: subprocess.Popen | None = None):
@@ -85,7 +85,7 @@ def home() -> Iterator[str]:
     """A short place for Ray's sockets, whose paths may not be long; afterwards no process of it may be left."""
     with tempfile.TemporaryDirectory(prefix="ray-test-") as place:
         yield place
-        until(lambda: not processes(place), "all processes of Ray end")
+        until(lambda: not any(belongs(pid, place) for pid in processes()), "all processes of Ray end")
 
 
 @pytest.fixture(scope="module")
@@ -184,14 +184,17 @@ def reader_of(pipe: Path, run: subprocess.Popen) -> Iterator[int]:
 
     end = until(other_end, f"somebody reads {pipe.name}", run)
     try:
-        yield next(pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if has_open(pid, pipe))
+        # It was waiting to open the pipe, and has it open a moment later.
+        yield until(
+            lambda: next((pid for pid in processes() if has_open(pid, pipe)), None), f"{pipe.name} is open", run
+        )
     finally:
         os.close(end)
 
 
 def has_open(pid: int, file: Path) -> bool:
     try:
-        return pid != os.getpid() and any(link.readlink() == file for link in Path(f"/proc/{pid}/fd").iterdir())
+        return any(link.readlink() == file for link in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:  # it ended, or closed a file, meanwhile
         return False
 
