@@ -1,6 +1,7 @@
 """Checkpoints of a Trainer of the user's own on a model with prompts: the best one, the last one, and after a kill."""
 
 import json
+import os
 import runpy
 import signal
 import subprocess
@@ -122,7 +123,10 @@ def test_a_killed_script_resumes_bit_for_bit(example, tmp_path):
     words, run = example
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     process = subprocess.Popen(
-        [sys.executable, str(EXAMPLE), *words(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, str(EXAMPLE), *words(cut)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # sums are those of as many threads as in this process
     )
     end = time.monotonic() + 120
     while len(list(cut.glob("checkpoints/checkpoint-*/trainer_state.json"))) < 2:
