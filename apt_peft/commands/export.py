@@ -39,6 +39,6 @@ def run(args: argparse.Namespace) -> int:
     with threads(flags.threads):
         exported = export_adapter(flags)
     megabytes = exported.file.stat().st_size / 1e6
-    print(f"{exported.file}: {megabytes:.1f} MB, {len(exported.labels)} labels")
+    print(f"{exported.file}: {megabytes:.3g} MB, {len(exported.labels)} labels")
     print(f"checked against PyTorch on random clips: largest difference of a logit {exported.difference:.1e}")
     return 0
