@@ -85,7 +85,7 @@ class ClipProcessor:
             UnreadableVideoError: a video cannot be read.
             MissingExtraError: PyAV or torchvision is not installed.
         """
-        from apt_peft.training.data import video_dataset
+        from apt_peft.training.datasets import video_dataset
         from apt_peft.video import Clip
         from apt_peft.video.source import Source
 

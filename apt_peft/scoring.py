@@ -9,7 +9,8 @@ from apt_peft.errors import ConfigError, DataError
 from apt_peft.evaluation import EvaluationResult, evaluate, score_all
 from apt_peft.opening import Adapter, open_adapter, open_adapters
 from apt_peft.settings import INTEGER, NUMBERS, SWITCH, TEXT, Settings, at_least, setting
-from apt_peft.training.data import clip_name, unreadable_error, video_dataset
+from apt_peft.training.data import clip_name, unreadable_error
+from apt_peft.training.datasets import video_dataset
 from apt_peft.training.record import EVALUATION
 from apt_peft.video import Clip, keep_readable, read_data
 from apt_peft.video.clip import VIDEO_SUFFIXES

@@ -39,7 +39,7 @@ class Reader:
         import torchvision.transforms.v2.functional  # noqa: F401
 
         from apt_peft.training.clips import ClipSettings
-        from apt_peft.training.data import video_dataset
+        from apt_peft.training.datasets import video_dataset
         from apt_peft.video import Clip, video_source
 
         self.dataset = lambda path, kind: video_dataset([Clip(video_source(path))], kind)

@@ -11,17 +11,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import default_collate
 from tqdm.auto import tqdm
 
 from apt_peft.errors import DataError
 from apt_peft.training import processes
 from apt_peft.training.checkpoints import CACHE
 from apt_peft.training.clips import ClipSettings
+from apt_peft.training.datasets import training_dataset, video_dataset
 from apt_peft.training.settings import TrainSettings
 from apt_peft.video import (
     Clip,
-    ClipTransform,
     UnreadableVideoError,
     VideoDataset,
     keep_readable,
@@ -48,23 +47,6 @@ DIRECTIONS = frozenset(
         "counterclockwise",
     ]
 )
-
-
-def collate(items: list[dict[str, Any]], *, name: str = "pixel_values") -> dict[str, Any]:
-    """Make a batch of clips, under the name that a model has for them.
-
-    Args:
-        items: of a `VideoDataset`; those of a clip that was augmented several times stand in a row.
-        name: the model's `main_input_name`: `pixel_values_videos` in V-JEPA 2 and VideoPrism.
-
-    Returns:
-        Arguments of the model's forward.
-    """
-    batch = default_collate(items)
-    if batch["labels"].dim() > 1:
-        batch = {key: value.flatten(0, 1) for key, value in batch.items()}
-    batch[name] = batch.pop("pixel_values")
-    return batch
 
 
 @dataclass
@@ -95,17 +77,7 @@ class RunData:
 
     def training(self) -> VideoDataset:
         """The training clips, augmented and drawn anew in each epoch."""
-        return video_dataset(
-            self.splits["train"],
-            self.clips,
-            training=True,
-            augment=self.settings.augment,
-            rand_augment=self.settings.rand_augment,
-            random_resized_crop=self.settings.random_resized_crop,
-            repeats=self.settings.repeated_augmentation,
-            seed=self.settings.seed,
-            cache=self.cache,
-        )
+        return training_dataset(self.splits["train"], self.clips, self.settings, cache=self.cache)
 
     def testing(self, split: str) -> VideoDataset:
         """The test views of a split's clips."""
@@ -188,57 +160,6 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
         )
         data.held_out = True
     return data
-
-
-def video_dataset(
-    videos: Sequence[Clip],
-    clips: ClipSettings,
-    *,
-    training: bool = False,
-    augment: str = "none",
-    rand_augment: str | None = None,
-    random_resized_crop: bool = False,
-    repeats: int = 1,
-    seed: int = 0,
-    cache: Path | None = None,
-) -> VideoDataset:
-    """A data set of videos, made into clips as an adapter wants them.
-
-    Args:
-        videos: the videos.
-        clips: how they become clips.
-        training: draw one clip of each, or take the test views.
-        augment: of training clips.
-        rand_augment: of training clips, see `ClipTransform`.
-        random_resized_crop: of training clips, see `ClipTransform`.
-        repeats: how often a training clip is augmented.
-        seed: of what is drawn.
-        cache: folder of decoded frames, or None.
-
-    Returns:
-        The data set.
-    """
-    return VideoDataset(
-        videos,
-        num_frames=clips.num_frames,
-        sampling=clips.sampling,
-        frame_stride=clips.frame_stride,
-        transform=ClipTransform(
-            clips.size,
-            mean=clips.mean,
-            std=clips.std,
-            resize=clips.resize,
-            augment=augment if training else "none",
-            rand_augment=rand_augment if training else None,
-            random_resized_crop=random_resized_crop and training,
-        ),
-        training=training,
-        segments=1 if training else clips.segments,
-        crops=1 if training else clips.crops,
-        repeats=repeats if training else 1,
-        seed=seed,
-        cache=cache,
-    )
 
 
 def data_fingerprint(splits: dict[str, list[Clip]], root: str) -> str:

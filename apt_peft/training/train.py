@@ -30,7 +30,8 @@ from apt_peft.training.base import (
     weights_fingerprint,
 )
 from apt_peft.training.clips import ClipSettings, clip_settings
-from apt_peft.training.data import RunData, collate, load_data
+from apt_peft.training.data import RunData, load_data
+from apt_peft.training.datasets import collate
 from apt_peft.training.optimizer import learning_rates
 from apt_peft.training.prompts import add_prompts, check_targets
 from apt_peft.training.record import EVALUATION, FORMAT, RUN_FILE, read_run, versions

@@ -10,7 +10,8 @@ from helpers import raises_exactly
 
 from apt_peft import DataError
 from apt_peft.training.clips import IMAGENET_MEAN, IMAGENET_STD, ClipSettings
-from apt_peft.training.data import clip_name, collate, data_fingerprint, load_data
+from apt_peft.training.data import clip_name, data_fingerprint, load_data
+from apt_peft.training.datasets import collate
 from apt_peft.training.settings import TrainSettings
 from apt_peft.video import Clip, ClipTransform, read_data
 
