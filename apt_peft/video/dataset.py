@@ -2,17 +2,14 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 
 from ..errors import ConfigError
+from .cache import FrameCache
 from .clip import Clip
 from .decode import VideoReader
 from .sampling import check_counts, check_sampling, clip_generator, sample_frames, sample_segments
@@ -89,9 +86,7 @@ class VideoDataset(Dataset):
         self.num_frames, self.sampling, self.frame_stride = num_frames, sampling, frame_stride
         self.transform, self.training, self.segments, self.crops = transform, training, segments, crops
         self.repeats, self.seed = repeats, seed
-        self.cache = None if cache is None else Path(cache)
-        if self.cache is not None:
-            self.cache.mkdir(parents=True, exist_ok=True)
+        self.cache = None if cache is None else FrameCache(cache)
         # In shared memory, so that workers which already run see a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -146,17 +141,14 @@ class VideoDataset(Dataset):
         """Prepared uint8 frames (T, C, height, width) of each segment, from the cache where there is one."""
         if self.cache is None:
             return self._read(clip, generator)
-        path = self.cache / f"{self._key(clip)}.safetensors"
-        try:
-            stored = load_file(path)
-        except (FileNotFoundError, SafetensorError):
-            stored = {}
+        key = self._key(clip)
+        stored = self.cache.get(key)
         frames = [stored[str(segment)] for segment in range(self.segments) if str(segment) in stored]
         if len(frames) == self.segments and all(self._fits(part) for part in frames):
             return frames
         # Absent, left damaged by a crash of the machine, or not of our making: written anew.
         frames = self._read(clip, generator)
-        _write_atomically(path, {str(segment): part.contiguous() for segment, part in enumerate(frames)})
+        self.cache.put(key, {str(segment): part.contiguous() for segment, part in enumerate(frames)})
         return frames
 
     def _fits(self, frames: torch.Tensor) -> bool:
@@ -194,15 +186,3 @@ class VideoDataset(Dataset):
         prepare = (self.transform.resize, self.transform.prepared_side)
         text = repr((_CACHE_VERSION, clip.fingerprint(), frames, prepare))
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_atomically(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write beside the place and move: a reader finds the whole file or none."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -25,6 +25,7 @@ from apt_peft.video import (
     sample_frames,
     sample_segments,
 )
+from apt_peft.video.cache import FrameCache
 
 TRANSFORM = ClipTransform(16, augment="crop")
 TRAINING = {"num_frames": 4, "transform": TRANSFORM, "training": True}
@@ -190,10 +191,9 @@ def test_a_damaged_cache_file_is_written_anew(clips, tmp_path):
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):
-    from apt_peft.video.dataset import _write_atomically
-
+    cache = FrameCache(tmp_path)
     with pytest.raises(ValueError, match="sparse"):
-        _write_atomically(tmp_path / "a.safetensors", {"0": torch.zeros(2, 2).to_sparse()})
+        cache.put("a", {"0": torch.zeros(2, 2).to_sparse()})
     assert list(tmp_path.iterdir()) == []
 
 

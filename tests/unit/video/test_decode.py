@@ -91,7 +91,7 @@ def test_seeks_instead_of_decoding_everything(longer):
     with VideoReader(longer) as video:
         assert not video.counts_frames
         decoded = 0
-        decode = video._decode
+        decode = video._video.frames
 
         def count(*args, **settings):
             nonlocal decoded
@@ -99,7 +99,7 @@ def test_seeks_instead_of_decoding_everything(longer):
                 decoded += 1
                 yield frame
 
-        video._decode = count
+        video._video.frames = count
         video.read([50])
     assert decoded < 12  # frames 48 to 50 and what a decoder gives out before them
 
@@ -264,6 +264,15 @@ def test_no_frame_can_be_decoded(tmp_path, plain):
     file = tmp_path / "zeros.mp4"
     file.write_bytes(content)
     _fails(UnreadableVideoError, unreadable(file, "no frame of it can be decoded"), lambda: read_frames(file, [0]))
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path):
+    file = write_clip(tmp_path / "shrinks.h264", num_frames=12)
+    shorter = write_clip(tmp_path / "shorter.h264", num_frames=6)
+    with VideoReader(file) as video:
+        file.write_bytes(shorter.read_bytes())
+        reason = "it has fewer frames than when it was opened (12)"
+        _fails(UnreadableVideoError, unreadable(file, reason), lambda: video.read([11]))
 
 
 def test_indices_outside(plain):

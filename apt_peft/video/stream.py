@@ -1,0 +1,121 @@
+"""One open video file: its packets and its frames, from the start or from a keyframe."""
+
+from collections.abc import Collection, Iterator
+from itertools import chain
+from typing import Any, NamedTuple
+
+from ..errors import require
+from .source import Source, content, open_video, source_name
+
+
+class Key(NamedTuple):
+    """A packet from which decoding can start."""
+
+    pts: int
+    dts: int
+
+
+class VideoStream:
+    """The first video stream of a file.
+
+    Args:
+        source: path, bytes or held video.
+
+    Raises:
+        UnreadableVideoError: it cannot be opened, or has no video in it.
+        MissingExtraError: PyAV is not installed.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._errors = require("av", "video").error
+        self.name = source_name(source)
+        self._source = content(source)
+        self._container, self.stream = open_video(self._source, self.name)
+        context = self.stream.codec_context
+        self.codec: str = context.name
+        self.size: tuple[int, int] = (context.width, context.height)
+        self.container_format: str = self._container.format.name
+        # Whether the order of the frames' times may differ from that of the packets.
+        self.reorders = bool(context.reorder_depth)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def packets(self, *, again: bool = True) -> Iterator[Any]:
+        """Packets up to the end of the file, or to where it breaks off.
+
+        Args:
+            again: from the beginning of the file, with a fresh decoder; else from where it was opened.
+        """
+        if again:
+            self._container.close()
+            self._container, self.stream = open_video(self._source, self.name)
+        return self._whole(self._container.demux(self.stream))
+
+    def packets_from(self, key: Key, known: Collection[int]) -> Iterator[Any] | None:
+        """Packets from a keyframe on, or from one before it.
+
+        Args:
+            key: the keyframe.
+            known: the times of all keyframes.
+
+        Returns:
+            The packets; None where the seek came out behind it.
+        """
+        # Some containers index keyframes by the time they are shown, some by the time they are decoded.
+        for timestamp in dict.fromkeys([key.pts, key.dts]):
+            try:
+                self._container.seek(timestamp, stream=self.stream, backward=True)
+            except (self._errors.FFmpegError, OSError):
+                continue
+            packets = self._whole(self._container.demux(self.stream))
+            for packet in packets:
+                if packet.is_keyframe and packet.pts in known:
+                    if packet.pts <= key.pts:
+                        return chain([packet], packets)
+                    break
+        return None
+
+    def frames(self, packets: Iterator[Any], wanted: Collection[int] | None = None) -> Iterator[Any]:
+        """Frames in the order they are shown; damaged packets give none.
+
+        Args:
+            packets: of this stream.
+            wanted: times of the frames that must come, others may be left out; None is all.
+        """
+        context = self.stream.codec_context
+        # In H.264 a frame that no other refers to can be left out. HEVC's flag for it does not cover upper layers.
+        skips = wanted is not None and self.codec == "h264"
+        for packet in packets:
+            if skips and wanted is not None:
+                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            if packet.is_corrupt:
+                continue
+            try:
+                yield from packet.decode()
+            except self._errors.FFmpegError:
+                continue
+        try:
+            yield from context.decode(None)
+        except self._errors.FFmpegError:
+            return
+
+    def all_frames(self) -> Iterator[Any]:
+        """Every frame, from the beginning of the file."""
+        return self.frames(self.packets())
+
+    def shows(self, packet: Any) -> bool:
+        """Whether a packet is a frame that a player shows."""
+        if packet.is_discard or packet.is_corrupt:
+            return False
+        # VP8 keeps frames that are only referred to in packets of their own: bit 4 of the frame tag is show_frame.
+        return self.codec != "vp8" or bool(bytes(packet)[0] & 0x10)
+
+    def _whole(self, packets: Iterator[Any]) -> Iterator[Any]:
+        try:
+            for packet in packets:
+                if packet.size:
+                    yield packet
+        except (self._errors.FFmpegError, OSError):
+            return

@@ -1,0 +1,71 @@
+"""Decoded frames -> upright RGB, gathered into one tensor."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def upright(frame: Any, size: tuple[int, int]) -> tuple["np.ndarray", int]:
+    """Turn a frame to RGB as the display matrix turns and mirrors it.
+
+    Args:
+        frame: of PyAV.
+        size: width and height of stored frames in pixels; one that differs is scaled.
+
+    Returns:
+        uint8 (height, width, C), which may be a view of the frame, and the rotation in degrees counter-clockwise.
+    """
+    import numpy as np
+
+    scale = {} if (frame.width, frame.height) == size else {"width": size[0], "height": size[1]}
+    # One thread: threads kept in a frame would hang a worker that is forked later and clears the frame away.
+    array = frame.to_ndarray(format="rgb24", threads=1, **scale)
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return array, 0
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    # The matrix sends the pixel (x, y) to (a x + c y, b x + d y).
+    if abs(b) > abs(a):
+        array, a, d = array.transpose(1, 0, 2), c, b
+    return array[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1], frame.rotation
+
+
+class Gathered:
+    """Frames in one tensor, each at every place where it is wanted; written there straight from the decoder.
+
+    Args:
+        indices: frame numbers by place, repeats allowed.
+        size: width and height of stored frames, in pixels.
+    """
+
+    def __init__(self, indices: Sequence[int], size: tuple[int, int]) -> None:
+        self._size, self._count = size, len(indices)
+        self._places: dict[int, list[int]] = {}
+        for place, index in enumerate(indices):
+            self._places.setdefault(index, []).append(place)
+        self._frames: torch.Tensor | None = None
+
+    def take(self, index: int, frame: Any) -> None:
+        """Put a frame where it belongs.
+
+        Args:
+            index: its number.
+            frame: of PyAV.
+        """
+        picture, _ = upright(frame, self._size)
+        if self._frames is None:
+            self._frames = torch.empty((self._count, *picture.shape), dtype=torch.uint8)
+        pictures = self._frames.numpy()
+        first, *more = self._places[index]
+        pictures[first] = picture
+        for place in more:
+            pictures[place] = pictures[first]
+
+    def frames(self) -> torch.Tensor:
+        """uint8 (T, height, width, C), complete."""
+        assert self._frames is not None
+        return self._frames
