@@ -121,7 +121,7 @@ def open_adapters(settings: Mapping[str, "ScoringSettings"]) -> dict[str, Adapte
         files, run, backbone = read_adapter_files(flags)
         mean_pooling = "fc_norm" in (files.config.modules_to_save or [])
         if model is None:
-            first, model = (flags.adapter, backbone), _open_backbone(backbone, flags, files.config, mean_pooling)
+            first, model = (flags.adapter, backbone), _open_backbone(backbone, flags, files.config, mean_pooling, run)
             pooling, found = getattr(model.config, "use_mean_pooling", mean_pooling), weights_fingerprint(model)
         else:
             _check_shared(*first, pooling, flags.adapter, backbone, mean_pooling, run)
@@ -174,8 +174,12 @@ def read_adapter_files(settings: Any, companions: Sequence[str] = (RUN_FILE,)) -
     return files, run, name
 
 
-def _open_backbone(name: str, settings: "ScoringSettings", config: Any, mean_pooling: bool) -> torch.nn.Module:
+def _open_backbone(
+    name: str, settings: "ScoringSettings", config: Any, mean_pooling: bool, run: Run | None
+) -> torch.nn.Module:
     own = getattr(config, "id2label", None)
+    if own is None and run is not None:  # PEFT's own methods keep no labels
+        own = dict(enumerate(run.values.get("labels", ()))) or None
     labels = tuple(own[index] for index in range(len(own))) if own else None
     try:
         # the revision that the adapter's config names is one of its own backbone

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.source import AdapterFiles, is_repository
+from ..training.settings import OWN
 from .licence import Licence
 
 
@@ -47,8 +48,21 @@ class Facts:
     @property
     def labels(self) -> list[str]:
         """Class names in label order."""
-        names = self.files.config.id2label or {}
+        names = getattr(self.files.config, "id2label", None) or {}
+        if not names and self.run is not None:
+            return list(self.run["labels"])
         return [names[index] for index in range(len(names))]
+
+    @property
+    def baseline(self) -> str | None:
+        """Name of the baseline that the adapter is of, None for prompts and for a head alone."""
+        method = (self.run or {}).get("method", "apt")
+        return None if method in OWN else str(method)
+
+    @property
+    def method(self) -> str:
+        """PEFT's name of the method."""
+        return str(getattr(self.files.config.peft_type, "value", self.files.config.peft_type))
 
     @property
     def has_prompts(self) -> bool:

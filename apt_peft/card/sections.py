@@ -34,6 +34,14 @@ def _head(facts: Facts) -> str:
         if facts.has_prompts
         else "The head alone, trained on a frozen backbone: what attention prompts are compared with."
     )
+    if facts.baseline is not None:
+        from ..baselines.methods import METHODS
+
+        title = facts.baseline
+        made = (
+            f"A baseline, trained with its head: {METHODS[title].title} ({METHODS[title].source}), made to compare "
+            "[Attention Prompt Tuning](" + PAPER + ") with."
+        )
     weights = facts.files.weights
     rows = [
         ("backbone", words.backbone(facts)),
@@ -52,16 +60,17 @@ def _use(facts: Facts) -> str:
     base = f'"{facts.base}"' if facts.base else '"PLACE_OF_THE_BACKBONE"'
     pooling = ", use_mean_pooling=True" if facts.pools_by_order else ""
     elsewhere = "" if facts.base_on_hub else "  # your place of it"
+    package = "apt_peft" if facts.baseline is None else "apt_peft.baselines"
     text = f"""## Use
 
 ```
 pip install apt-peft
 ```
 
-`import apt_peft` makes the method known to PEFT. Without it, loading ends with `KeyError: 'ATTENTION_PROMPT'`.
+`import {package}` makes the method known to PEFT. Without it, loading ends with `KeyError: {facts.method!r}`.
 
 ```python
-import apt_peft
+import {package}
 from peft import PeftModel
 from transformers import {kind.base_class}
 
@@ -70,7 +79,7 @@ base = {kind.base_class}.from_pretrained({base}{pooling}){elsewhere}
 model = PeftModel.from_pretrained(base, adapter).eval()
 print(model.config.id2label)
 ```"""
-    if facts.run is None or kind is not words.VIDEOS:
+    if facts.run is None or facts.baseline is not None or kind is not words.VIDEOS:
         return text
     pooling = ', model_kwargs={"use_mean_pooling": True}' if facts.pools_by_order else ""
     return f"""{text}
@@ -148,7 +157,8 @@ def _run_settings(facts: Facts) -> list[tuple[str, str]]:
     run, settings, clips = facts.run, facts.run["settings"], facts.run["clips"]
     rates = {name: f"{rate:g}" for name, rate in run["learning_rates"].items()}
     stride = f", every {clips['frame_stride']}th" if clips["sampling"] == "dense" else ""
-    parts = ("prompts", "head") if facts.has_prompts else ("head",)
+    parts = ("prompts", "head") if facts.has_prompts or facts.baseline is not None else ("head",)
+    names = {"prompts": facts.baseline or "prompts"}
     batch = settings["batch_size"] * settings.get("gradient_accumulation_steps", 1)
     return [
         ("frames of a clip", f"{clips['num_frames']}, {clips['sampling']}{stride}"),
@@ -156,7 +166,7 @@ def _run_settings(facts: Facts) -> list[tuple[str, str]]:
         ("mean, std of the pixels", f"{clips['mean']}, {clips['std']}"),
         ("views of a test clip", f"{clips['segments']} in time x {clips['crops']} crops"),
         ("augmentation", words.code(str(settings.get("augment")))),
-        ("peak learning rates", ", ".join(f"{part} {rates[part]}" for part in parts)),
+        ("peak learning rates", ", ".join(f"{names.get(part, part)} {rates[part]}" for part in parts)),
         ("weight decay, label smoothing", f"{settings['weight_decay']:g}, {settings['label_smoothing']:g}"),
         ("epochs, clips of a step", f"{settings['epochs']:,}, {batch:,}"),
         ("steps, step of these weights", f"{run['steps']:,}, {run['chosen_step']:,}"),
@@ -179,7 +189,11 @@ def _limits(facts: Facts) -> str:
     lines += [
         "How it does with other cameras, places and people than those of its data was not measured, nor whether it does as "
         "well for all people. Measure it on your own before you rely on it.",
-        "Prompts steer the backbone and do not mend it: what it has not learned, or has learned wrongly, stays.",
+        *(
+            ["Prompts steer the backbone and do not mend it: what it has not learned, or has learned wrongly, stays."]
+            if facts.baseline is None
+            else []
+        ),
         "Not for decisions about people that nobody checks.",
     ]
     return "## Intended use and limits\n\n" + "\n".join(f"- {line}" for line in lines)

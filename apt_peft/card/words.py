@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import constants
 
 from ..checkpoints.source import is_repository
+from ..training.optimizer import MARKS
 from .facts import Facts
 
 MAX_LABELS = 30  # in the card; adapter_config.json has all
@@ -65,12 +66,18 @@ def licence(facts: Facts) -> str:
 def parameters(facts: Facts) -> str:
     """How many numbers were trained, where they are, and their share of all."""
     tensors = facts.files.tensors
-    prompts = sum(tensor.numbers for key, tensor in tensors.items() if ".attention_prompt_" in key)
+    prompts = sum(tensor.numbers for key, tensor in tensors.items() if _of_method(key))
     head = sum(tensor.numbers for tensor in tensors.values()) - prompts
     total = facts.run["total_parameters"] if facts.run is not None else None
     share = f" of {total:,} ({100 * (prompts + head) / total:.2g} %)" if total else ""
-    parts = [f"{prompts:,} in prompts"] * bool(prompts) + [f"{head:,} in the head"] * bool(head)
+    what = facts.baseline or "prompts"
+    parts = [f"{prompts:,} in {what}"] * bool(prompts) + [f"{head:,} in the head"] * bool(head)
     return f"{prompts + head:,}{share}: {', '.join(parts)}"
+
+
+def _of_method(key: str) -> bool:
+    """Whether a saved tensor is what the method adds, or of a part of the encoder that was trained in full."""
+    return any(mark in key for mark in MARKS) or ".encoder." in key or ".embeddings." in key
 
 
 def prompts(facts: Facts) -> str:

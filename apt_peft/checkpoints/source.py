@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from peft import PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 
 from .. import hub
@@ -19,6 +20,9 @@ from ..tuner.limits import shortened
 from .header import Tensor, read_header
 
 METHOD = "ATTENTION_PROMPT"
+# What `apt-peft train --method` writes besides; opened where it wrote them, with its record beside.
+BASELINES = ("VISUAL_PROMPT", "ADAPTFORMER", "BITFIT", "LORA", "IA3", "OFT", "LN_TUNING")
+RECORD = "run.json"
 # Bytes: of a config or another text, and of weights, which a download stops at.
 MAX_TEXT, MAX_WEIGHTS = 8 << 20, 4 << 30
 
@@ -38,7 +42,7 @@ class AdapterFiles:
     name: str
     folder: Path
     on_hub: bool
-    config: AttentionPromptConfig = field(repr=False)
+    config: Any = field(repr=False)  # AttentionPromptConfig, or a baseline's
     tensors: Mapping[str, Tensor] = field(repr=False)
 
     @property
@@ -101,7 +105,7 @@ def find_adapter(
     if on_hub := not Path(name).is_dir():
         _refuse_lost_folder(str(name))
         path = _download(str(name), subfolder, companions, revision, token, cache_dir, local_files_only)
-    config = _read_config(path / CONFIG_NAME, str(name))
+    config = _read_config(path / CONFIG_NAME, str(name), baselines=not on_hub and (path / RECORD).is_file())
     weights = path / SAFETENSORS_WEIGHTS_NAME
     if not weights.exists():
         raise CheckpointError(_no_weights(str(name), (path / WEIGHTS_NAME).exists()))
@@ -152,7 +156,7 @@ def _no_weights(name: str, pickled: bool | None) -> str:
     )
 
 
-def _read_config(path: Path, name: str) -> AttentionPromptConfig:
+def _read_config(path: Path, name: str, *, baselines: bool) -> Any:
     rule = f"adapter ({name}) must be a folder or a name on the Hub with an {CONFIG_NAME}, but"
     if not path.exists():
         raise CheckpointError(f"{rule} it has none. Give the folder that training or a conversion wrote.")
@@ -164,7 +168,8 @@ def _read_config(path: Path, name: str) -> AttentionPromptConfig:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise CheckpointError(f"{rule} it cannot be read ({reason}). Copy the adapter again.") from None
     method = values.get("peft_type") if isinstance(values, dict) else None
-    if method != METHOD:
+    baseline = baselines and method in BASELINES
+    if method != METHOD and not baseline:
         raise CheckpointError(
             f"adapter ({name}) must be of type {METHOD}, but its {CONFIG_NAME} says {str(method)[:200]!r}. Load adapters of "
             "other methods with PEFT itself."
@@ -177,6 +182,8 @@ def _read_config(path: Path, name: str) -> AttentionPromptConfig:
         )
     try:
         # PEFT's own reading of the file: what it adds, drops and warns of
+        if baseline:
+            return PeftConfig.from_pretrained(str(path.parent))
         return AttentionPromptConfig.from_pretrained(str(path.parent))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = shortened(str(error).strip().split("\n")[0])

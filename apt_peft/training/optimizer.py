@@ -7,8 +7,11 @@ import torch
 from torch import nn
 
 from apt_peft.errors import ConfigError
+from apt_peft.training.settings import OWN
+from apt_peft.tuner.families import FAMILIES
 
-PROMPT_MARK = "attention_prompt_"
+# In the names of the parameters that a method adds.
+MARKS = ("attention_prompt_", "visual_prompt_", "adaptformer_", "bitfit_", "lora_", "ia3_", "oft_", "ln_tuning_")
 PUBLISHED_CLIPS_PER_STEP = 256
 
 
@@ -17,11 +20,12 @@ def prompt_parameter_groups(
 ) -> list[dict]:
     """Optimizer groups of a model with prompts: these at one learning rate, everything else that trains at another.
 
-    Weight decay acts on tensors of two dimensions and more, which includes the prompts and their scales.
+    Of a baseline, what is not the head has the prompts' place. Weight decay acts on tensors of two dimensions and more,
+    which includes the prompts and their scales.
 
     Args:
         model: the model; only parameters that require grad are taken.
-        lr: learning rate of the prompts.
+        lr: learning rate of the prompts, or of a baseline's parameters.
         head_lr: learning rate of the rest, which is the head; `lr` by default.
         weight_decay: for the tensors it acts on.
 
@@ -43,7 +47,7 @@ def prompt_parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part, rate = ("prompts", lr) if PROMPT_MARK in name else ("head", head_lr)
+        part, rate = ("prompts", lr) if _of_method(name) else ("head", head_lr)
         decays = parameter.ndim >= 2
         key = part if decays else f"{part}_no_decay"
         decay = weight_decay if decays else 0.0
@@ -54,6 +58,13 @@ def prompt_parameter_groups(
             "model must have a parameter that requires grad, but all are frozen. Wrap it with get_peft_model first."
         )
     return list(groups.values())
+
+
+def _of_method(name: str) -> bool:
+    """Whether a trained parameter is what the method adds, or of a part of the encoder that is trained in full."""
+    saved = name.partition(".modules_to_save.")[0]
+    part = saved.rpartition(".")[2]
+    return any(mark in name for mark in MARKS) or (saved != name and (part.isdigit() or part in FAMILIES))
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ def learning_rates(
 
     Args:
         rule: `absolute` takes rates as they are; `published` scales every rate by clips per step / 256.
-        method: `apt` or `linear`.
+        method: `apt`, `linear`, or a baseline.
         clips_per_step: clips of one optimizer step over all processes.
         lr: rate of the prompts.
         head_lr: rate of the head.
@@ -99,9 +110,18 @@ def learning_rates(
         start, minimum = (1e-6 if value is None else value for value in (start, minimum))
     else:
         factor = 1.0
-        lr, head_lr = 0.1 if lr is None else lr, 0.01 if head_lr is None else head_lr
+        lr, head_lr = default_rate(method) if lr is None else lr, 0.01 if head_lr is None else head_lr
         start, minimum = (0.0 if value is None else value for value in (start, minimum))
     return LearningRates(lr * factor, head_lr * factor, start * factor, minimum * factor)
+
+
+def default_rate(method: str) -> float:
+    """Rate of a method's own parameters where none is given; that of a baseline is where a search may begin."""
+    if method in OWN:
+        return 0.1
+    from apt_peft.baselines.methods import METHODS
+
+    return METHODS[method].lr
 
 
 class WarmupCosine:

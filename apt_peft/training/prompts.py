@@ -1,11 +1,11 @@
-"""Prompts and head on a backbone: tried on an empty model before clips are read, then added to the real one."""
+"""Prompts or a baseline, and head, on a backbone: tried on an empty model before clips are read, then added to the real one."""
 
 import copy
 from functools import partial
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import AutoModelForVideoClassification
 
@@ -13,7 +13,7 @@ from apt_peft.training.base import head_of
 from apt_peft.training.data import RunData
 from apt_peft.training.datasets import collate
 from apt_peft.training.head import initialize_head
-from apt_peft.training.settings import TrainSettings
+from apt_peft.training.settings import OWN, TrainSettings
 from apt_peft.tuner import AttentionPromptConfig, initialize_prompts_from_data
 
 
@@ -32,8 +32,17 @@ def prompt_config(settings: TrainSettings) -> AttentionPromptConfig:
     )
 
 
+def method_config(settings: TrainSettings, base: torch.nn.Module) -> PeftConfig:
+    """The PEFT settings of a run: of its prompts, or of its baseline on this backbone."""
+    if settings.method in OWN:
+        return prompt_config(settings)
+    from apt_peft.baselines import methods
+
+    return methods.method_config(settings.method, base, settings.method_size)
+
+
 def check_targets(config: Any, settings: TrainSettings) -> None:
-    """See that a backbone has the layers that prompts are to go to, without memory and before clips are read.
+    """See that a backbone has the layers that the method goes to, without memory and before clips are read.
 
     Args:
         config: the backbone's, of transformers.
@@ -47,11 +56,11 @@ def check_targets(config: Any, settings: TrainSettings) -> None:
         config.use_mean_pooling = True  # as `open_base` loads it
     with torch.device("meta"):
         empty = AutoModelForVideoClassification.from_config(config)
-    get_peft_model(empty, prompt_config(settings))
+    get_peft_model(empty, method_config(settings, empty))
 
 
 def add_prompts(base: torch.nn.Module, settings: TrainSettings, data: RunData) -> PeftModel:
-    """Set a backbone's head to the published start, and add prompts where the method has them.
+    """Set a backbone's head to the published start, and add what the method trains beside it.
 
     Args:
         base: the classifier; changed in place.
@@ -62,9 +71,9 @@ def add_prompts(base: torch.nn.Module, settings: TrainSettings, data: RunData) -
         The model to train.
     """
     initialize_head(head_of(base), seed=settings.seed)
-    config = prompt_config(settings)
+    config = method_config(settings, base)
     model = get_peft_model(base, config)  # type: ignore[arg-type]
-    if config.init_weights == "data":
+    if isinstance(config, AttentionPromptConfig) and config.init_weights == "data":
         dataset = data.training()
         dataset.set_epoch(0)
         generator = torch.Generator().manual_seed(settings.seed)

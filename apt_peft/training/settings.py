@@ -23,6 +23,23 @@ HOW_NOT_WHAT = frozenset(
     {"model", "data", "out", "cache", "workers", "threads", "progress", "resume", "push_to_hub", "device"}
 )
 
+# Names of baselines/methods.py, which a command line that asks for none of them need not import.
+METHODS = (
+    "apt",
+    "linear",
+    "vpt-shallow",
+    "vpt-deep",
+    "adaptformer",
+    "bitfit",
+    "lora",
+    "ia3",
+    "oft",
+    "ln",
+    "partial",
+    "full",
+)
+OWN = ("apt", "linear")
+
 # Headings of --help.
 WHAT, DATA, CLIPS, PROMPTS, TRAINING, MACHINE, RUN = "what", "data", "clips", "prompts", "training", "machine", "run"
 
@@ -49,7 +66,14 @@ class TrainSettings(Settings):
     )
     out: str = setting(TEXT, "folder for the adapter", group=WHAT, metavar="DIR")
     method: str = setting(
-        TEXT, "what is trained: prompts and head, or the head alone", "apt", choices=("apt", "linear"), group=WHAT
+        TEXT, "what is trained: prompts and head, the head alone, or a baseline", "apt", choices=METHODS, group=WHAT
+    )
+    method_size: int | None = setting(
+        INTEGER,
+        "size of a baseline: rank of lora, width of adaptformer, tokens of vpt, blocks of partial (default: as usual there)",
+        None,
+        rule=at_least(1),
+        group=WHAT,
     )
     train_list: str | None = setting(
         TEXT, "file of training clips, `path label` lines", None, group=DATA, metavar="FILE"
@@ -166,7 +190,8 @@ class TrainSettings(Settings):
     )
     lr: float | None = setting(
         NUMBER,
-        "learning rate of the prompts (default: 0.1; 0.05 by the published rule)",
+        "learning rate of the prompts, or of the baseline's parameters (default: 0.1, less for most baselines; 0.05 by the "
+        "published rule)",
         None,
         rule=at_least(0),
         group=TRAINING,
@@ -235,6 +260,11 @@ class TrainSettings(Settings):
     def conflicts(self) -> list[str]:
         """Values that are fine alone and not together."""
         problems = []
+        if self.method_size is not None and self.method in OWN:
+            problems.append(
+                f"method_size ({self.method_size}) must go with a baseline, but method is {self.method}. "
+                "For prompts, take --num-prompt-tokens."
+            )
         if self.bf16 and self.fp16:
             problems.append("bf16 (True) must not be combined with fp16, but both are on. Choose one.")
         if self.fp16 and self.device == "cpu":

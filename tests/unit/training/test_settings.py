@@ -27,7 +27,12 @@ PLACES = {"model": "m", "data": "d", "out": "o"}
         ("lr", -0.1, "lr (-0.1) must be at least 0."),
         ("lr", float("nan"), "lr (nan) must be a finite number."),
         ("lr", float("inf"), "lr (inf) must be a finite number."),
-        ("method", "lora", "method ('lora') must be one of apt, linear."),
+        (
+            "method",
+            "lorra",
+            "method ('lorra') must be one of apt, linear, vpt-shallow, vpt-deep, adaptformer, bitfit, lora, ia3, oft, ln, "
+            "partial, full. Did you mean lora?",
+        ),
         ("sampling", "dens", "sampling ('dens') must be one of even, uniform, dense. Did you mean dense?"),
         ("val_fraction", 1, "val_fraction (1) must be at least 0 and below 1."),
         ("warmup_fraction", 1.1, "warmup_fraction (1.1) must be at least 0 and at most 1."),
