@@ -49,6 +49,7 @@ def training_dataset(
         augment=settings.augment,
         rand_augment=settings.rand_augment,
         random_resized_crop=settings.random_resized_crop,
+        random_erasing=settings.random_erasing,
         repeats=settings.repeated_augmentation,
         seed=settings.seed,
         cache=cache,
@@ -63,6 +64,7 @@ def video_dataset(
     augment: str = "none",
     rand_augment: str | None = None,
     random_resized_crop: bool = False,
+    random_erasing: float = 0.0,
     repeats: int = 1,
     seed: int = 0,
     cache: Path | None = None,
@@ -76,6 +78,7 @@ def video_dataset(
         augment: of training clips.
         rand_augment: of training clips, see `ClipTransform`.
         random_resized_crop: of training clips, see `ClipTransform`.
+        random_erasing: of training clips, see `ClipTransform`.
         repeats: how often a training clip is augmented.
         seed: of what is drawn.
         cache: folder of decoded frames, or None.
@@ -96,6 +99,7 @@ def video_dataset(
             augment=augment if training else "none",
             rand_augment=rand_augment if training else None,
             random_resized_crop=random_resized_crop and training,
+            random_erasing=random_erasing if training else 0.0,
         ),
         training=training,
         segments=1 if training else clips.segments,

@@ -17,10 +17,14 @@ from apt_peft.settings import (
     setting,
     within,
 )
+from apt_peft.training.options import option_conflicts
 
 # Settings that say where and how a run is carried out and not what comes out of it: a resumed run may change them.
 HOW_NOT_WHAT = frozenset(
-    {"model", "data", "out", "cache", "workers", "threads", "progress", "resume", "push_to_hub", "device"}
+    {
+        *("model", "data", "out", "cache"),
+        *("workers", "threads", "progress", "resume", "push_to_hub", "device"),
+    }
 )
 
 # Names of baselines/methods.py, which a command line that asks for none of them need not import.
@@ -152,6 +156,13 @@ class TrainSettings(Settings):
     repeated_augmentation: int = setting(
         INTEGER, "how often each clip of a batch is augmented; it is decoded once", 1, rule=at_least(1), group=CLIPS
     )
+    random_erasing: float = setting(
+        NUMBER,
+        "probability that a box of a training clip is erased, the same in all frames",
+        0.0,
+        rule=within(0, 1),
+        group=CLIPS,
+    )
     mean: tuple[float, ...] | None = setting(
         NUMBERS,
         "mean of each colour channel in 0..1 (default: the backbone's preprocessor's, else ImageNet's)",
@@ -229,6 +240,67 @@ class TrainSettings(Settings):
     label_smoothing: float = setting(
         NUMBER, "part of each target spread over all classes", 0.1, rule=within(0, 1, below=True), group=TRAINING
     )
+    mixup: float = setting(
+        NUMBER,
+        "mix clips of a batch, in parts from Beta(ALPHA, ALPHA); 0: never",
+        0.0,
+        rule=at_least(0),
+        group=TRAINING,
+        metavar="ALPHA",
+    )
+    cutmix: float = setting(
+        NUMBER,
+        "put a box of another clip of the batch into each, of a size from Beta(ALPHA, ALPHA); 0: never",
+        0.0,
+        rule=at_least(0),
+        group=TRAINING,
+        metavar="ALPHA",
+    )
+    mixup_prob: float | None = setting(
+        NUMBER,
+        "with --mixup or --cutmix: probability for each batch (default: 1)",
+        None,
+        rule=within(0, 1),
+        group=TRAINING,
+    )
+    mixup_switch_prob: float | None = setting(
+        NUMBER,
+        "with both: probability of cutmix rather than mixup (default: 0.5)",
+        None,
+        rule=within(0, 1),
+        group=TRAINING,
+    )
+    loss: str = setting(
+        TEXT,
+        "cross entropy, or the focal loss, in which clips that are easy count less",
+        "cross-entropy",
+        choices=("cross-entropy", "focal"),
+        group=TRAINING,
+    )
+    focal_gamma: float | None = setting(
+        NUMBER,
+        "with --loss focal: how much less (default: 2; 0 is cross entropy)",
+        None,
+        rule=at_least(0),
+        group=TRAINING,
+    )
+    class_weights: str = setting(
+        TEXT,
+        "weight of a class in the loss: n / (k n_c), or by the effective number of its clips",
+        "none",
+        choices=("none", "balanced", "effective"),
+        group=TRAINING,
+    )
+    class_weights_beta: float | None = setting(
+        NUMBER,
+        "with --class-weights effective: 0 weighs classes alike, near 1 is nearly balanced (default: 0.999)",
+        None,
+        rule=within(0, 1, below=True),
+        group=TRAINING,
+    )
+    balanced_sampling: bool = setting(
+        SWITCH, "draw clips so that an epoch has as many of each class", False, group=TRAINING
+    )
     max_grad_norm: float = setting(
         NUMBER, "clip the gradient to this norm; 0: never", 0.0, rule=at_least(0), group=TRAINING
     )
@@ -287,7 +359,7 @@ class TrainSettings(Settings):
                 "part at random. Take --augment flip."
             )
         if self.repeated_augmentation > 1 and not (
-            self.augment != "none" or self.rand_augment is not None or self.random_resized_crop
+            self.augment != "none" or self.rand_augment is not None or self.random_resized_crop or self.random_erasing
         ):
             problems.append(
                 f"repeated_augmentation ({self.repeated_augmentation}) must go with random augmentation, but without any "
@@ -299,7 +371,7 @@ class TrainSettings(Settings):
                 problems.append(f"{name} ({list(value)}) must be 3 numbers, one for each of red, green, blue.")
         if self.std is not None and not all(map(above(0).holds, self.std)):
             problems.append(f"std ({list(self.std)}) must be above 0 in every channel.")
-        return problems
+        return problems + option_conflicts(self)
 
     @property
     def clips_per_step(self) -> int:

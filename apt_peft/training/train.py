@@ -21,6 +21,7 @@ from apt_peft.card import write_model_card
 from apt_peft.errors import ConfigError
 from apt_peft.evaluation import EvaluationResult, unreadable_by_name
 from apt_peft.training import checkpoints, processes
+from apt_peft.training.balance import BalancedDataset
 from apt_peft.training.base import (
     frames_and_size,
     open_base,
@@ -32,6 +33,8 @@ from apt_peft.training.base import (
 from apt_peft.training.clips import ClipSettings, clip_settings
 from apt_peft.training.data import RunData, load_data
 from apt_peft.training.datasets import collate
+from apt_peft.training.losses import ClassificationLoss
+from apt_peft.training.mixing import Mixing
 from apt_peft.training.optimizer import learning_rates
 from apt_peft.training.prompts import add_prompts, check_targets
 from apt_peft.training.record import EVALUATION, FORMAT, RUN_FILE, read_run, versions
@@ -182,12 +185,16 @@ def _trainer(model: PeftModel, settings: TrainSettings, data: RunData, folder: P
     validates = bool(data.splits["val"])
     arguments = training_arguments(settings, folder=folder, validates=validates)
     clips_per_step = arguments.train_batch_size * settings.gradient_accumulation_steps * arguments.world_size
-    if settings.drop_last and len(data.splits["train"]) < arguments.train_batch_size * arguments.world_size:
+    dataset: Any = data.training()
+    labels = [clip.label for clip in data.splits["train"]]
+    if settings.balanced_sampling:
+        dataset = BalancedDataset(dataset, labels, seed=settings.seed)
+    if settings.drop_last and len(dataset) < arguments.train_batch_size * arguments.world_size:
         raise ConfigError(
-            f"batch_size ({settings.batch_size}) must not exceed the {len(data.splits['train'])} training clips with "
+            f"batch_size ({settings.batch_size}) must not exceed the {len(dataset)} training clips with "
             "drop_last, but then every batch is incomplete. Make it smaller, or take --no-drop-last."
         )
-    dataset = data.training()
+    name = model.get_base_model().main_input_name
     return PromptTrainer(
         settings=settings,
         rates=learning_rates(
@@ -200,9 +207,11 @@ def _trainer(model: PeftModel, settings: TrainSettings, data: RunData, folder: P
             minimum=settings.min_lr,
         ),
         evaluation=partial(_score, model, settings, data, "val") if validates else None,
+        criterion=ClassificationLoss.of(settings, labels, len(data.labels)),
+        mixing=Mixing.of(settings, len(data.labels), name),
         model=model,
         args=arguments,
-        data_collator=partial(collate, name=model.get_base_model().main_input_name),
+        data_collator=partial(collate, name=name),
         train_dataset=dataset,
         eval_dataset=data.testing("val") if validates else None,
         callbacks=[RunCallback(dataset, progress=settings.progress)],

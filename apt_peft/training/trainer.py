@@ -14,12 +14,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from apt_peft.errors import ConfigError
 from apt_peft.evaluation import EvaluationResult, clip_logits
 from apt_peft.training import checkpoints, processes
+from apt_peft.training.losses import IGNORED, ClassificationLoss
+from apt_peft.training.mixing import Mixing
 from apt_peft.training.optimizer import LearningRates, prompt_parameter_groups, warmup_cosine
 from apt_peft.training.settings import TrainSettings
 
 SELECTION = "selection"
-# The label of which torch's cross entropy takes no notice, and which Trainer doesn't count.
-IGNORED = -100
 
 
 class PromptTrainer(Trainer):
@@ -29,6 +29,8 @@ class PromptTrainer(Trainer):
         settings: the run's flags.
         rates: peak, start and minimum learning rates.
         evaluation: scores the validation clips, or None where there are none.
+        criterion: the loss; None is cross entropy with the settings' smoothed labels.
+        mixing: mixes the clips of a batch, or None.
         seconds_before: training time of the earlier processes of a resumed run.
         options: what Trainer takes.
     """
@@ -44,10 +46,13 @@ class PromptTrainer(Trainer):
         settings: TrainSettings,
         rates: LearningRates,
         evaluation: Callable[[], EvaluationResult] | None,
+        criterion: ClassificationLoss | None = None,
+        mixing: Mixing | None = None,
         seconds_before: float = 0.0,
         **options: Any,
     ) -> None:
         self.settings, self.rates, self.evaluation = settings, rates, evaluation
+        self.criterion, self.mixing = criterion or ClassificationLoss(settings.label_smoothing), mixing
         self.started, self.seconds_before = time.perf_counter(), seconds_before
         super().__init__(compute_loss_func=self.loss, **options)
         # The loss is computed here, so the model need not be told how many clips an optimizer step has.
@@ -61,15 +66,13 @@ class PromptTrainer(Trainer):
         return self.seconds_before + time.perf_counter() - self.started
 
     def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Cross entropy with smoothed labels, summed over the batch and divided by the clips of the optimizer step.
+        """The loss, summed over the batch and divided by the clips of the optimizer step, or by the sum of their weights.
 
         These are the clips of all processes; Trainer makes up for the average of the gradients that these take.
         """
         logits = clip_logits(outputs.logits, len(labels)).float()
-        total = torch.nn.functional.cross_entropy(
-            logits, labels, label_smoothing=self.settings.label_smoothing, reduction="sum"
-        )
-        loss = total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        total = self.criterion.sum(logits, labels)
+        loss = total / (self.criterion.mass(labels) if num_items_in_batch is None else num_items_in_batch)
         # On a GPU this would wait for every step; there the loss is looked at where it is logged.
         if loss.device.type == "cpu":
             self.check_finite("loss", loss.item(), self.state.global_step + 1)
@@ -77,7 +80,13 @@ class PromptTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
         """Batches of an optimizer step; clips that only fill up an epoch's last ones lose their labels, and don't count."""
-        return super().get_batch_samples(map(self._without_repeats, epoch_iterator), *args, **kwargs)
+        batches, count = super().get_batch_samples(map(self._without_repeats, epoch_iterator), *args, **kwargs)
+        if self.criterion.weights is not None and batches:
+            mass = torch.stack([self.criterion.mass(batch["labels"]) for batch in batches]).sum()
+            count = self.accelerator.reduce(mass.float().to(self.args.device), reduction="sum")
+        if self.mixing is not None:
+            batches = [self.mixing(b, self.state.global_step, number) for number, b in enumerate(batches)]
+        return batches, count
 
     def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
         repeats = self.settings.repeated_augmentation

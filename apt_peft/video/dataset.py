@@ -122,15 +122,32 @@ class VideoDataset(Dataset):
         Raises:
             UnreadableVideoError: the file cannot be read.
         """
+        return self.draw(index)
+
+    def draw(self, index: int, occurrence: int = 0) -> dict[str, Any]:
+        """Read one clip as `dataset[index]` does; for training, another draw of it each time that it comes in an epoch.
+
+        Args:
+            index: of the clip.
+            occurrence: how often it came before in this epoch.
+
+        Returns:
+            See the class.
+
+        Raises:
+            UnreadableVideoError: the file cannot be read.
+        """
         clip = self.clips[index]
         index = index % len(self.clips)
         item: dict[str, Any] = {} if clip.label is None else {"labels": clip.label}
         if self.training:
-            generator = clip_generator(self.seed, self.epoch, index)
+            first = occurrence * self.repeats
+            generator = clip_generator(self.seed, self.epoch, index, first)
             frames = self._prepared(clip, generator)[0]
             if self.repeats == 1:
                 return {"pixel_values": self.transform.finish(frames, generator), **item}
-            draws = [clip_generator(self.seed, self.epoch, index, view) for view in range(1, self.repeats)]
+            further = range(first + 1, first + self.repeats)
+            draws = [clip_generator(self.seed, self.epoch, index, view) for view in further]
             augmented = [self.transform.finish(frames, draw) for draw in (generator, *draws)]
             labels = {name: torch.full((self.repeats,), label) for name, label in item.items()}
             return {"pixel_values": torch.stack(augmented), **labels}

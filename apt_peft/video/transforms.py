@@ -9,6 +9,7 @@ import torch
 
 from ..errors import ConfigError, require
 from .augment import RandAugment
+from .erasing import erase
 from .sampling import check_counts
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -38,6 +39,8 @@ class ClipTransform:
             before the crop where a generator draws; None is without.
         random_resized_crop: crop at random as the published code does: 0.08 to 1 of the picture, made `size` square by
             bilinear interpolation without antialiasing. For `"none"` and `"flip"` augmentation.
+        random_erasing: probability with which a box of a normalised clip is set to 0, the same in all frames, where a
+            generator draws: see `erasing`.
         short_side: length of the prepared frames' shorter side in pixels (with `"squash"`: of both); None is `size`, and
             8/7 of it for random crops (256 for 224), which would be blurred otherwise.
         area: smallest and largest part of the picture that a random crop of `"crop"` covers.
@@ -57,6 +60,7 @@ class ClipTransform:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     rand_augment: str | None = None
     random_resized_crop: bool = False
+    random_erasing: float = 0.0
 
     def __post_init__(self) -> None:
         check_counts({"size": self.size} | ({} if self.short_side is None else {"short_side": self.short_side}))
@@ -85,6 +89,8 @@ class ClipTransform:
             )
         if self.rand_augment is not None:
             RandAugment.parse(self.rand_augment)
+        if not 0 <= self.random_erasing <= 1:
+            raise ConfigError(f"random_erasing ({self.random_erasing}) must be a probability, from 0 to 1.")
 
     @property
     def prepared_side(self) -> int:
@@ -142,7 +148,8 @@ class ClipTransform:
             clip = functional.center_crop(prepared, [self.size, self.size])
         if generator is not None and self.augment != "none" and float(torch.rand((), generator=generator)) < 0.5:
             clip = functional.horizontal_flip(clip)
-        return self._normalize(clip)
+        clip = self._normalize(clip)
+        return clip if generator is None or not self.random_erasing else erase(clip, self.random_erasing, generator)
 
     def finish_views(self, prepared: torch.Tensor, crops: int) -> torch.Tensor:
         """Take the test crops along the longer side, from one end to the other; a single one is the centre.
