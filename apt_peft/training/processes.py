@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
 from apt_peft.errors import ConfigError
 from apt_peft.evaluation import score_all
@@ -130,19 +129,11 @@ def score_together(model: nn.Module, dataset: Any, **options: Any) -> tuple[Tens
     if not _several():
         return score_all(model, dataset, **options)
     share = range(rank(), len(dataset), world_size())
-    part = score_all(model, _Share(dataset, share), **options) if share else None
+    part = score_all(model, dataset, indices=share, **options) if share else None
     parts = [part for part in gather(part) if part is not None]
     order = torch.cat([torch.arange(first, len(dataset), world_size()) for first in range(len(parts))]).argsort()
     scores, targets = (torch.cat(tensors)[order] for tensors in zip(*parts, strict=True))
     return scores, targets
-
-
-class _Share(Subset):
-    """A part of a dataset of test views, which has as many views of each clip."""
-
-    def __init__(self, dataset: Any, indices: range) -> None:
-        super().__init__(dataset, indices)
-        self.segments, self.crops = dataset.segments, dataset.crops
 
 
 def count_clips(accelerator: Any, batch: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from .clip import Clip
 from .decode import VideoReader
 from .sampling import check_counts, check_sampling, clip_generator, sample_frames, sample_segments
 from .transforms import ClipTransform
+from .views import VideoViews
 
 # Part of every key: raise it when prepared frames would come out otherwise.
 _CACHE_VERSION = 1
@@ -151,8 +152,23 @@ class VideoDataset(Dataset):
             augmented = [self.transform.finish(frames, draw) for draw in (generator, *draws)]
             labels = {name: torch.full((self.repeats,), label) for name, label in item.items()}
             return {"pixel_values": torch.stack(augmented), **labels}
-        views = [self.transform.finish_views(frames, self.crops) for frames in self._prepared(clip, None)]
-        return {"pixel_values": torch.cat(views), **item, "index": index}
+        views = self.test_views(index)
+        return {"pixel_values": views.finish(views.cut(0, len(views))), **item, "index": index}
+
+    def test_views(self, index: int) -> VideoViews:
+        """Read all test views of one video, to be cut out one by one.
+
+        Args:
+            index: of the clip.
+
+        Returns:
+            The views; `dataset[index]` has all of them in one tensor.
+
+        Raises:
+            UnreadableVideoError: the file cannot be read.
+        """
+        clip = self.clips[index]
+        return VideoViews(self._prepared(clip, None), self.transform, self.crops, clip.label)
 
     def _prepared(self, clip: Clip, generator: torch.Generator | None) -> list[torch.Tensor]:
         """Prepared uint8 frames (T, C, height, width) of each segment, from the cache where there is one."""

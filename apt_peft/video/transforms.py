@@ -148,7 +148,7 @@ class ClipTransform:
             clip = functional.center_crop(prepared, [self.size, self.size])
         if generator is not None and self.augment != "none" and float(torch.rand((), generator=generator)) < 0.5:
             clip = functional.horizontal_flip(clip)
-        clip = self._normalize(clip)
+        clip = self.normalize(clip)
         return clip if generator is None or not self.random_erasing else erase(clip, self.random_erasing, generator)
 
     def finish_views(self, prepared: torch.Tensor, crops: int) -> torch.Tensor:
@@ -161,19 +161,37 @@ class ClipTransform:
         Returns:
             float32 (crops, T, C, size, size).
         """
+        return self.normalize(torch.stack([self.cut_view(prepared, crop, crops) for crop in range(crops)]))
+
+    def cut_view(self, prepared: torch.Tensor, crop: int, crops: int) -> torch.Tensor:
+        """Take one of the test crops along the longer side, as it is.
+
+        Args:
+            prepared: uint8 (T, C, prepared height, prepared width).
+            crop: which, from 0.
+            crops: how many there are; a single one is the centre.
+
+        Returns:
+            uint8 (T, C, size, size), a part of `prepared`.
+        """
         height, width = prepared.shape[-2:]
         spare = [height - self.size, width - self.size]
-        views = []
-        for crop in range(crops):
-            top, left = spare[0] // 2, spare[1] // 2
-            if crops > 1 and height > width:
-                top = crop * spare[0] // (crops - 1)
-            elif crops > 1:
-                left = crop * spare[1] // (crops - 1)
-            views.append(prepared[..., top : top + self.size, left : left + self.size])
-        return self._normalize(torch.stack(views))
+        top, left = spare[0] // 2, spare[1] // 2
+        if crops > 1 and height > width:
+            top = crop * spare[0] // (crops - 1)
+        elif crops > 1:
+            left = crop * spare[1] // (crops - 1)
+        return prepared[..., top : top + self.size, left : left + self.size]
 
-    def _normalize(self, clip: torch.Tensor) -> torch.Tensor:
+    def normalize(self, clip: torch.Tensor) -> torch.Tensor:
+        """Make pixels what the model wants.
+
+        Args:
+            clip: uint8 or float32 in 0..1, (..., C, height, width), on any device.
+
+        Returns:
+            float32 of the same shape.
+        """
         functional = _functional()
         return functional.normalize(
             functional.to_dtype(clip, torch.float32, scale=True), list(self.mean), list(self.std)
