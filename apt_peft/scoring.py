@@ -1,21 +1,25 @@
 """An adapter folder -> scores: what `apt-peft evaluate` and `apt-peft predict` do, in a process of its own."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apt_peft import flags
 from apt_peft.errors import ConfigError, DataError
 from apt_peft.evaluation import EvaluationResult, evaluate, score_all
 from apt_peft.opening import Adapter, open_adapter, open_adapters
 from apt_peft.settings import INTEGER, NUMBERS, SWITCH, TEXT, Settings, at_least, setting
-from apt_peft.training.data import clip_name, unreadable_error
+from apt_peft.training.data import clip_name
 from apt_peft.training.datasets import video_dataset
+from apt_peft.training.looking import unreadable_error
 from apt_peft.training.record import EVALUATION
-from apt_peft.video import Clip, keep_readable, read_data
+from apt_peft.video import Clip, UnreadableVideoError, keep_readable, read_data
 from apt_peft.video.clip import VIDEO_SUFFIXES
 from apt_peft.video.data import LABELS_FILE
 
+logger = logging.getLogger(__name__)
 WHAT, CLIPS, MACHINE = "what", "clips (default: as the adapter was trained)", "machine"
 
 
@@ -30,13 +34,9 @@ class ScoringSettings(Settings):
     model: str | None = setting(
         TEXT, "backbone (default: the one the adapter names)", None, group=WHAT, metavar="DIR_OR_HUB"
     )
-    on_error: str = setting(
-        TEXT,
-        "when clips cannot be read: stop and name them, or leave them out",
-        "stop",
-        choices=("stop", "skip"),
-        group=WHAT,
-    )
+    on_error: str = flags.on_error("when clips cannot be read: stop and name them, or leave them out", group=WHAT)
+    look_over: str = flags.look_over(group=WHAT)
+    time_limit: float = flags.time_limit(group=WHAT)
     num_frames: int | None = setting(INTEGER, "frames a clip", None, rule=at_least(1), group=CLIPS)
     sampling: str | None = setting(TEXT, "which frames", None, choices=("even", "uniform", "dense"), group=CLIPS)
     frame_stride: int | None = setting(
@@ -110,7 +110,10 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
     """
     adapter = open_adapter(settings)
     split, clips = _labelled_clips(settings, adapter.labels)
-    clips, unreadable = _readable(clips, settings.on_error)
+    clips, unreadable = _readable(clips, settings)
+    for error in unreadable:
+        logger.warning("Skipped %s: %s.", error.name, error.reason)
+    skipped = tuple(error.name for error in unreadable)
     result = evaluate(
         adapter.model,
         video_dataset(clips, adapter.clips),
@@ -121,7 +124,7 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
         precision=adapter.precision,
         progress=settings.progress,
     )
-    result = EvaluationResult(result.labels, result.names, result.targets, result.scores, skipped=unreadable)
+    result = EvaluationResult(result.labels, result.names, result.targets, result.scores, skipped=skipped)
     out = settings.out
     if out is None and Path(settings.adapter).is_dir():
         # The tables of the test split are those of the result, and stay.
@@ -138,14 +141,15 @@ def predict(settings: PredictSettings) -> list[dict[str, Any]]:
         settings: the flags.
 
     Returns:
-        For each video `clip` and `scores`, the latter a list of `label` and `score` from the highest on.
+        For each video `clip` and `scores`, the latter a list of `label` and `score` from the highest on; then for each that was
+        left out, since it cannot be read, `clip`, no `scores` and `error`.
 
     Raises:
         AptError: adapter, backbone or clips cannot be used.
     """
     clips = [Clip(path) for path in _videos(Path(settings.clips))]
     adapter = open_adapter(settings)
-    clips, _ = _readable(clips, settings.on_error)
+    clips, unreadable = _readable(clips, settings)
     scores, _ = score_all(
         adapter.model,
         video_dataset(clips, adapter.clips),
@@ -155,7 +159,7 @@ def predict(settings: PredictSettings) -> list[dict[str, Any]]:
         progress=settings.progress and len(clips) > 1,
     )
     best = scores.topk(min(settings.top_k, len(adapter.labels)), dim=1)
-    return [
+    rows = [
         {
             "clip": clip.name,
             "scores": [
@@ -165,6 +169,7 @@ def predict(settings: PredictSettings) -> list[dict[str, Any]]:
         }
         for clip, values, labels in zip(clips, best.values.tolist(), best.indices.tolist(), strict=True)
     ]
+    return rows + [{"clip": error.name, "scores": [], "error": error.reason} for error in unreadable]
 
 
 def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[str, list[Clip]]:
@@ -195,11 +200,12 @@ def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[
     return split, [Clip(clip.source, place[clip.label]) for clip in clips if clip.label is not None]
 
 
-def _readable(clips: list[Clip], on_error: str) -> tuple[list[Clip], tuple[str, ...]]:
-    kept, errors = keep_readable(clips, on_error="skip")
-    if errors and on_error == "stop":
+def _readable(clips: list[Clip], settings: ScoringSettings) -> tuple[list[Clip], tuple[UnreadableVideoError, ...]]:
+    whole = settings.look_over == "whole"
+    kept, errors = keep_readable(clips, on_error="skip", whole=whole, time_limit=settings.time_limit)
+    if errors and settings.on_error == "stop":
         raise unreadable_error(errors, len(clips))
-    return kept, tuple(error.name for error in errors)
+    return kept, tuple(errors)
 
 
 def _videos(place: Path) -> list[Path]:

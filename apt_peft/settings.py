@@ -79,6 +79,7 @@ def setting(
     *,
     rule: Rule | None = None,
     choices: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
     group: str = "general",
     positional: bool = False,
     metavar: str | None = None,
@@ -91,6 +92,7 @@ def setting(
         default: the value where nothing is given; without one the setting is required.
         rule: what must hold besides.
         choices: the texts that are allowed, where the choice is closed.
+        aliases: other words for some of these, which are taken for them.
         group: heading of `--help`.
         positional: given by place on the command line and not by a flag.
         metavar: placeholder of `--help`.
@@ -103,6 +105,7 @@ def setting(
         "help": help,
         "rule": rule,
         "choices": tuple(choices),
+        "aliases": dict(aliases or {}),
         "group": group,
         "positional": positional,
         "metavar": metavar,
@@ -137,7 +140,7 @@ def problem_of(field: dataclasses.Field, value: Any) -> str | None:
     shown = f"{field.name} ({value!r})" if isinstance(value, str) or not isinstance(value, Path) else field.name
     if not kind.accepts(value):
         return f"{shown} must {kind.says}."
-    if choices and value not in choices:
+    if choices and value not in choices and value not in field.metadata["aliases"]:
         return f"{shown} must be one of {', '.join(choices)}.{nearest(value, choices)}"
     if rule and not rule.holds(value):
         return f"{shown} must {rule.says}."
@@ -159,7 +162,9 @@ class Settings:
         for field in fields:
             value = getattr(self, field.name)
             if value is not None:
-                object.__setattr__(self, field.name, field.metadata["kind"].convert(value))
+                value = field.metadata["kind"].convert(value)
+                aliases = field.metadata["aliases"]
+                object.__setattr__(self, field.name, aliases.get(value, value) if aliases else value)
         raise_all(self.conflicts())
 
     def conflicts(self) -> list[str]:

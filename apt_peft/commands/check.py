@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tqdm.auto import tqdm
 
-from apt_peft import settings
+from apt_peft import flags, settings
 from apt_peft.settings import INTEGER, NUMBER, SWITCH, TEXT, Settings, at_least, setting, within
 
 EXAMPLE = """examples:
@@ -28,9 +28,8 @@ class CheckSettings(Settings):
     labels: str | None = setting(TEXT, "file of class names in label order, one a line", None, metavar="FILE")
     video_column: str | None = setting(TEXT, "column of a data set's videos", None, metavar="NAME")
     label_column: str | None = setting(TEXT, "column of a data set's labels", None, metavar="NAME")
-    on_error: str = setting(
-        TEXT, "as for train: with skip, unreadable clips do not fail", "stop", choices=("stop", "skip")
-    )
+    on_error: str = flags.on_error("as for train: with skip, unreadable clips do not fail")
+    time_limit: float = flags.time_limit()
     num_frames: int | None = setting(INTEGER, "frames a clip, to count shorter videos", None, rule=at_least(1))
     val_fraction: float = setting(
         NUMBER, "as for train: part of the training clips to hold out", 0.2, rule=within(0, 1, below=True)
@@ -62,32 +61,33 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         AptError: there are no clips to look at, or lists that cannot be used.
     """
-    flags = settings.from_arguments(CheckSettings, vars(args))
+    chosen = settings.from_arguments(CheckSettings, vars(args))
     from apt_peft.video import audit, read_data
 
     splits = read_data(
-        flags.data,
-        train_list=flags.train_list,
-        val_list=flags.val_list,
-        test_list=flags.test_list,
-        labels=flags.labels,
-        video_column=flags.video_column,
-        label_column=flags.label_column,
+        chosen.data,
+        train_list=chosen.train_list,
+        val_list=chosen.val_list,
+        test_list=chosen.test_list,
+        labels=chosen.labels,
+        video_column=chosen.video_column,
+        label_column=chosen.label_column,
     )
     count = sum(len(clips) for _, clips in splits.items())
-    with tqdm(total=count, desc="reading clips", unit="clip", disable=not flags.progress, leave=False) as bar:
+    with tqdm(total=count, desc="reading clips", unit="clip", disable=not chosen.progress, leave=False) as bar:
         report = audit(
             splits,
-            num_frames=flags.num_frames,
-            decode=flags.decode,
-            on_error="raise" if flags.on_error == "stop" else "skip",
+            num_frames=chosen.num_frames,
+            decode=chosen.decode,
+            on_error=chosen.on_error,
+            time_limit=chosen.time_limit,
             progress=bar.update,
         )
     usable = Counter(file.label for file in report.files if file.split == "train" and file.found is not None)
-    if not splits.val and flags.val_fraction > 0 and len(usable) > 1 and max(usable.values()) < 2:
+    if not splits.val and chosen.val_fraction > 0 and len(usable) > 1 and max(usable.values()) < 2:
         report.problems.append(
             "No class has two training videos, so none can be held out for validation. Give validation clips, or "
             "train with --val-fraction 0."
         )
-    print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if flags.json else report)
+    print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if chosen.json else report)
     return WOULD_FAIL if report.fatal else 0

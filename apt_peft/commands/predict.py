@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(predictions, indent=2, ensure_ascii=False))
         return 0
     for prediction in predictions:
-        print(prediction["clip"])
+        print(prediction["clip"] + (f": skipped, for {prediction['error']}" if "error" in prediction else ""))
         for best in prediction["scores"]:
             print(f"  {100 * best['score']:5.1f} %  {best['label']}")
     return 0

@@ -4,26 +4,21 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from apt_peft.errors import DataError
-from apt_peft.training import processes
 from apt_peft.training.checkpoints import CACHE
 from apt_peft.training.clips import ClipSettings
 from apt_peft.training.datasets import training_dataset, video_dataset
+from apt_peft.training.looking import NAMES, SPLITS, look_over
 from apt_peft.training.settings import TrainSettings
 from apt_peft.video import (
     Clip,
-    UnreadableVideoError,
     VideoDataset,
-    keep_readable,
     read_data,
     stratified_split,
 )
@@ -32,7 +27,6 @@ logger = logging.getLogger(__name__)
 AUTO_CACHE_BYTES = 2**30
 # Width of a prepared frame over its height, for the estimate of a cache: wide-screen pictures.
 WIDE = 16 / 9
-SPLITS = ("train", "val", "test")
 # Words in the names of classes that a flip would mix up.
 DIRECTIONS = frozenset(
     [
@@ -61,8 +55,8 @@ class RunData:
         held_out: whether the validation clips were taken from the training split.
         cache: folder of decoded frames, or None.
         fingerprint: changes with the clips' names, sizes and labels.
-        skipped: names of clips that could not be read and were left out.
-        skipped_of: the same by split.
+        skipped_reasons: names of clips that could not be read and were left out -> what is wrong with them.
+        skipped_of: their names by split.
     """
 
     settings: TrainSettings
@@ -72,8 +66,13 @@ class RunData:
     held_out: bool
     cache: Path | None
     fingerprint: str
-    skipped: tuple[str, ...] = field(default=())
+    skipped_reasons: dict[str, str] = field(default_factory=dict)
     skipped_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Names of clips that could not be read and were left out."""
+        return tuple(self.skipped_reasons)
 
     def training(self) -> VideoDataset:
         """The training clips, augmented and drawn anew in each epoch."""
@@ -102,6 +101,7 @@ class RunData:
             "clips": {name: len(self.splits[split]) for split, name in zip(SPLITS, NAMES, strict=True)},
             "validation_held_out": self.held_out,
             "skipped": list(self.skipped),
+            "skipped_reasons": self.skipped_reasons,
             "skipped_clips": {
                 name: len(self.skipped_of.get(split, ())) for split, name in zip(SPLITS, NAMES, strict=True)
             },
@@ -111,9 +111,6 @@ class RunData:
         """Delete a cache that this run chose itself; a folder that the user named stays."""
         if self.cache is not None and self.settings.cache == "auto":
             shutil.rmtree(self.cache, ignore_errors=True)
-
-
-NAMES = ("training", "validation", "test")
 
 
 def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
@@ -152,7 +149,7 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
     fingerprint = data_fingerprint(splits, settings.data)
     cache = _cache_folder(settings, clips, sum(map(len, splits.values())))
     data = RunData(settings, clips, tuple(found.labels), splits, False, cache, fingerprint)
-    data.skipped = _look_at(data)
+    data.skipped_reasons = look_over(data)
     _check_classes(settings.data, data.splits["train"], found.labels)
     if not data.splits["val"] and settings.val_fraction > 0:
         data.splits["train"], data.splits["val"] = stratified_split(
@@ -177,23 +174,6 @@ def data_fingerprint(splits: dict[str, list[Clip]], root: str) -> str:
         for line in sorted(f"{split}\t{clip_name(clip, root)}\t{clip.label}\t{_size(clip)}" for clip in clips):
             digest.update(line.encode() + b"\n")
     return digest.hexdigest()[:16]
-
-
-def unreadable_error(errors: Sequence[UnreadableVideoError], total: int) -> DataError:
-    """The error that lists all unreadable files.
-
-    Args:
-        errors: one a file.
-        total: files looked at.
-
-    Returns:
-        The error, to be raised.
-    """
-    lines = "\n".join(f"  {error.name}: {error.reason}" for error in errors)
-    return DataError(
-        f"videos ({len(errors)} of {total}) must be readable, but these are not. "
-        f"Repair or remove them, or leave them out with --on-error skip.\n{lines}"
-    )
 
 
 def clip_name(clip: Clip, root: str) -> str:
@@ -241,64 +221,3 @@ def _cache_folder(settings: TrainSettings, clips: ClipSettings, count: int) -> P
     wide = WIDE if clips.resize == "crop" else 1.0
     estimate = count * clips.num_frames * clips.segments * 3 * clips.size**2 * wide
     return Path(settings.out) / CACHE if estimate <= AUTO_CACHE_BYTES else None
-
-
-def _look_at(data: RunData) -> tuple[str, ...]:
-    """See that every clip can be read; with a cache by reading just what training will need, and keeping it.
-
-    Returns:
-        Names of the clips that were left out of the splits.
-    """
-    settings = data.settings
-    jobs = [(split, clip) for split in SPLITS for clip in data.splits[split]]
-    mine = jobs[processes.rank() :: processes.world_size()]
-    bar = tqdm(total=len(mine), desc="reading clips", unit="clip", disable=not settings.progress, leave=False)
-    with bar:
-        if data.cache is None:
-            errors = keep_readable([clip for _, clip in mine], on_error="skip", progress=bar.update)[1]
-        else:
-            errors = _fill_cache(data, bar)
-    found = {error.name: error for errors in processes.gather(errors) for error in errors}
-    bad = {clip.name: found[clip.name] for _, clip in jobs if clip.name in found}
-    if bad and settings.on_error == "stop":
-        raise unreadable_error(list(bad.values()), len(jobs))
-    for error in bad.values():
-        logger.warning("Skipped %s: %s.", error.name, error.reason)
-    lost = []
-    for split, name in zip(SPLITS, NAMES, strict=True):
-        given = data.splits[split]
-        data.splits[split] = [clip for clip in given if clip.name not in bad]
-        data.skipped_of[split] = tuple(clip.name for clip in given if clip.name in bad)
-        if given and not data.splits[split] and split != "train":
-            lost.append(f"none of its {len(given)} {name} clips can")
-    if lost:
-        raise DataError(
-            f"data ({settings.data}) must have clips that can be read in each split, but {' and '.join(lost)}. "
-            "Repair them, or leave the split out."
-        )
-    return tuple(bad)
-
-
-def _fill_cache(data: RunData, bar: Any) -> list[UnreadableVideoError]:
-    """Read this process's part of the clips into the cache, in threads (FFmpeg gives Python's lock back)."""
-    # Made before the threads start: this checks the settings, and each thread then only reads.
-    datasets = [("train", data.training()), *((split, data.testing(split)) for split in ("val", "test"))]
-    jobs = [(dataset, index) for _, dataset in datasets for index in range(len(dataset))]
-    jobs = jobs[processes.rank() :: processes.world_size()]
-
-    def read(job: tuple[VideoDataset, int]) -> UnreadableVideoError | None:
-        dataset, index = job
-        try:
-            dataset[index]
-        except UnreadableVideoError as error:
-            return error
-        return None
-
-    with ThreadPoolExecutor(max(1, data.settings.workers, os.cpu_count() or 1)) as pool:
-        return [error for error in _as_done(pool.map(read, jobs), bar) if error is not None]
-
-
-def _as_done(results: Iterable[Any], bar: Any) -> Iterable[Any]:
-    for result in results:
-        bar.update(1)
-        yield result

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from apt_peft import flags
 from apt_peft.errors import ConfigError
 from apt_peft.settings import (
     INTEGER,
@@ -24,6 +25,7 @@ HOW_NOT_WHAT = frozenset(
     {
         *("model", "data", "out", "cache"),
         *("workers", "threads", "progress", "resume", "push_to_hub", "device"),
+        *("look_over", "time_limit"),
     }
 )
 
@@ -96,14 +98,12 @@ class TrainSettings(Settings):
         rule=within(0, 1, below=True),
         group=DATA,
     )
-    on_error: str = setting(
-        TEXT,
-        "when clips cannot be read before the first step: stop and name them, or leave them out and count them; "
-        "apt-peft check reads every clip to its end",
-        "stop",
-        choices=("stop", "skip"),
+    on_error: str = flags.on_error(
+        "when clips cannot be read before the first step: stop and name them, or leave them out and count them",
         group=DATA,
     )
+    look_over: str = flags.look_over(group=DATA)
+    time_limit: float = flags.time_limit(group=DATA)
     cache: str = setting(
         TEXT,
         "folder for decoded frames (even sampling only); auto: OUT/cache while training if it stays below 1 GiB; none",

@@ -9,7 +9,8 @@ from typing import Any
 
 from .clip import Clip, DataSplits
 from .examine import Examination, examine
-from .readable import check_on_error, in_threads
+from .guard import TIME_LIMIT, guarded
+from .readable import check_on_error
 from .sampling import check_counts
 from .source import UnreadableVideoError
 
@@ -131,43 +132,55 @@ def audit(
     num_frames: int | None = None,
     decode: bool = True,
     on_error: str = "raise",
-    num_threads: int | None = None,
+    time_limit: float = TIME_LIMIT,
+    workers: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> AuditReport:
-    """Read every video of a data set once.
+    """Read every video of a data set once, in processes that a broken file may crash or block.
 
     Args:
         splits: the clips.
         num_frames: frames in a clip (T), to count videos that are shorter.
         decode: decode every frame; without it only packets are read, and the first frame is decoded.
         on_error: as in training: with `"skip"`, unreadable files alone do not make it fail.
-        num_threads: files read together; None is one for each CPU core.
+        time_limit: seconds for one file.
+        workers: processes, each with a file at a time; None is one for each CPU core.
         progress: called with 1 after each file.
 
     Returns:
         What was found; unreadable files are in it and raise nothing.
 
     Raises:
-        ConfigError: an unknown `on_error`, or `num_frames` below 1.
+        ConfigError: an unknown `on_error`, `num_frames` below 1, or a `time_limit` that is not above 0.
         MissingExtraError: PyAV is not installed.
     """
     check_on_error(on_error)
     if num_frames is not None:
         check_counts({"num_frames": num_frames})
     clips = [(split, clip) for split, of_split in splits.items() for clip in of_split]
-    files = in_threads(partial(_look_at, decode=decode), clips, num_threads, progress)
+    found = guarded(
+        partial(_examined, decode=decode),
+        [clip for _, clip in clips],
+        names=[clip.name for _, clip in clips],
+        time_limit=time_limit,
+        workers=workers,
+        progress=progress,
+    )
+    files = [_file(split, clip, result) for (split, clip), result in zip(clips, found, strict=True)]
     report = AuditReport(splits.labels, files, splits.ignored, _duplicates(files), num_frames=num_frames)
     report.problems = _problems(report, on_error)
     report.warnings = [*splits.warnings, *_warnings(report)]
     return report
 
 
-def _look_at(place: tuple[str, Clip], decode: bool) -> FileReport:
-    split, clip = place
-    try:
-        return FileReport(clip.name, split, clip.label, examine(clip.source, decode=decode), None)
-    except UnreadableVideoError as error:
-        return FileReport(clip.name, split, clip.label, None, error.reason)
+def _examined(clip: Clip, decode: bool) -> Examination:
+    return examine(clip.source, decode=decode)
+
+
+def _file(split: str, clip: Clip, found: Examination | UnreadableVideoError) -> FileReport:
+    if isinstance(found, UnreadableVideoError):
+        return FileReport(clip.name, split, clip.label, None, found.reason)
+    return FileReport(clip.name, split, clip.label, found, None)
 
 
 def _duplicates(files: Sequence[FileReport]) -> list[list[FileReport]]:
@@ -181,7 +194,7 @@ def _duplicates(files: Sequence[FileReport]) -> list[list[FileReport]]:
 def _problems(report: AuditReport, on_error: str) -> list[str]:
     problems = []
     unreadable = len(report.unreadable)
-    if unreadable and on_error == "raise":
+    if unreadable and on_error != "skip":
         problems.append(
             f"{unreadable} of {len(report.files)} videos cannot be read. Repair or remove them, or leave them out with "
             "--on-error skip."

@@ -170,6 +170,17 @@ class VideoDataset(Dataset):
         clip = self.clips[index]
         return VideoViews(self._prepared(clip, None), self.transform, self.crops, clip.label)
 
+    def keep(self, clip: Clip) -> None:
+        """Read a clip, which need not be one of these, into the cache.
+
+        Args:
+            clip: the video.
+
+        Raises:
+            UnreadableVideoError: the file cannot be read.
+        """
+        self._prepared(clip, None)
+
     def _prepared(self, clip: Clip, generator: torch.Generator | None) -> list[torch.Tensor]:
         """Prepared uint8 frames (T, C, height, width) of each segment, from the cache where there is one."""
         if self.cache is None:

@@ -1,47 +1,55 @@
 """Which clips can be read: found out before training, for all files at once."""
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from ..errors import ConfigError, DataError
 from .clip import Clip
+from .dataset import VideoDataset
 from .decode import probe
+from .examine import examine
+from .guard import TIME_LIMIT, guarded
 from .source import UnreadableVideoError
 
 ON_ERROR = ("raise", "skip")
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+# The command line's word for "raise".
+STOP = "stop"
 
 
 def keep_readable(
     clips: Sequence[Clip],
     *,
     on_error: str = "raise",
-    num_threads: int | None = None,
+    whole: bool = False,
+    time_limit: float = TIME_LIMIT,
+    workers: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> tuple[list[Clip], list[UnreadableVideoError]]:
-    """Open every video and decode its first frame.
+    """Open every video and decode its first frame, in processes that a broken file may crash or block.
 
     Args:
         clips: to look at.
-        on_error: `"raise"` stops with all unreadable files listed, `"skip"` leaves them out.
-        num_threads: files looked at together; None is one for each CPU core.
+        on_error: `"raise"` (or `"stop"`) stops with all unreadable files listed, `"skip"` leaves them out.
+        whole: decode every frame.
+        time_limit: seconds for one file.
+        workers: processes, each with a file at a time; None is one for each CPU core.
         progress: called with 1 after each file.
 
     Returns:
         The clips that can be read, in order, and an error for each of the others.
 
     Raises:
-        ConfigError: an unknown `on_error`.
+        ConfigError: an unknown `on_error`, or a `time_limit` that is not above 0.
         DataError: files that cannot be read, with `"raise"`; no file that can, with `"skip"`.
     """
     check_on_error(on_error)
-    errors = in_threads(_error_of, clips, num_threads, progress)
+    names = [clip.name for clip in clips]
+    work = partial(_error_of, whole=whole)
+    errors = guarded(work, clips, names=names, time_limit=time_limit, workers=workers, progress=progress)
     kept = [clip for clip, error in zip(clips, errors, strict=True) if error is None]
     unreadable = [error for error in errors if error is not None]
-    if unreadable and (on_error == "raise" or not kept):
+    if unreadable and (on_error != "skip" or not kept):
         raise DataError(unreadable_message(unreadable, len(clips)))
     return kept, unreadable
 
@@ -69,29 +77,52 @@ def check_on_error(on_error: str) -> None:
     Raises:
         ConfigError: it is not one of `ON_ERROR`.
     """
-    if on_error not in ON_ERROR:
+    if on_error not in (*ON_ERROR, STOP):
         raise ConfigError(f"on_error ({on_error!r}) must be one of {', '.join(map(repr, ON_ERROR))}.")
 
 
-def in_threads(
-    work: Callable[[Item], Result],
-    items: Sequence[Item],
-    num_threads: int | None,
-    progress: Callable[[int], object] | None,
-) -> list[Result]:
-    """Work on items side by side (FFmpeg gives Python's lock back) and return the results in order."""
-    results = []
-    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
-        for result in pool.map(work, items):
-            results.append(result)
-            if progress is not None:
-                progress(1)
-    return results
-
-
-def _error_of(clip: Clip) -> UnreadableVideoError | None:
-    try:
+def _error_of(clip: Clip, whole: bool) -> None:
+    if whole:
+        examine(clip.source)
+    else:
         probe(clip.source)
-    except UnreadableVideoError as error:
-        return error
-    return None
+
+
+def fill_cache(
+    datasets: Mapping[str, VideoDataset],
+    clips: Sequence[tuple[str, Clip]],
+    *,
+    time_limit: float = TIME_LIMIT,
+    workers: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> list[UnreadableVideoError]:
+    """Decode clips into the caches of data sets, in processes that a broken file may crash or block.
+
+    Args:
+        datasets: with a cache each; only how they make frames of a clip counts, not which clips they have.
+        clips: each with the name of its data set.
+        time_limit: seconds for one file.
+        workers: processes, each with a file at a time; None is one for each CPU core.
+        progress: called with 1 after each file.
+
+    Returns:
+        An error for each clip that cannot be read.
+    """
+    bare = {name: copy.copy(dataset) for name, dataset in datasets.items()}
+    for dataset in bare.values():
+        dataset.clips = []
+    results = guarded(
+        partial(_keep, datasets=bare),
+        clips,
+        names=[clip.name for _, clip in clips],
+        transforms=True,
+        time_limit=time_limit,
+        workers=workers,
+        progress=progress,
+    )
+    return [error for error in results if error is not None]
+
+
+def _keep(job: tuple[str, Clip], datasets: Mapping[str, VideoDataset]) -> None:
+    name, clip = job
+    datasets[name].keep(clip)

@@ -207,7 +207,7 @@ def test_nothing_readable(tmp_path):
 def test_all_readable(plain):
     steps = []
     clips = [Clip(plain, 0)] * 3
-    assert keep_readable(clips, progress=steps.append, num_threads=2) == (clips, [])
+    assert keep_readable(clips, progress=steps.append, workers=2) == (clips, [])
     assert steps == [1, 1, 1]
     assert keep_readable([]) == ([], [])
 

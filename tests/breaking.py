@@ -1,0 +1,99 @@
+"""Work for `guarded` that ends or blocks its process as a broken file would, and files that block whoever reads them."""
+
+import ctypes
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from apt_peft.errors import ConfigError
+from apt_peft.video import UnreadableVideoError
+
+
+def work(item: str) -> str:
+    """What the item says, or the item in capitals."""
+    if item == "segfault":
+        ctypes.string_at(0)
+    if item == "abort":
+        os.abort()
+    if item == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item == "exit":
+        os._exit(3)
+    if item == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if item == "spin":
+        while True:
+            pass
+    if item == "bug":
+        raise ValueError("strange\nand more")
+    if item == "unreadable":
+        raise UnreadableVideoError("some bytes", "it is empty")
+    if item == "config":
+        raise ConfigError("size (0) must be at least 1.")
+    return item.upper()
+
+
+def once(item: str) -> str:
+    """Crash when a file is not there, and make it."""
+    if not Path(item).exists():
+        Path(item).touch()
+        os.kill(os.getpid(), signal.SIGBUS)
+    return "second time"
+
+
+def process_of(item: str) -> tuple[int, int]:
+    """This process and the one above it, after a moment in which another worker can take the next item."""
+    time.sleep(0.05)
+    return os.getpid(), os.getppid()
+
+
+@contextmanager
+def crashing_reader(pipe: Path, times: int) -> Iterator[None]:
+    """Send a segmentation fault to each process that opens a named pipe, which blocks it; so many times."""
+    os.mkfifo(pipe)
+    stop = threading.Event()
+
+    def crash() -> None:
+        left = times
+        while left and not stop.is_set():
+            left -= _crash_reader(pipe)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=crash)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _crash_reader(pipe: Path) -> bool:
+    """Whether somebody was opening a pipe, and is gone now."""
+    try:
+        end = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:  # nobody reads
+        return False
+    try:  # with this end open and silent, the reader waits
+        for _ in range(500):
+            for process in Path("/proc").iterdir():
+                if process.name.isdigit() and int(process.name) != os.getpid() and _has_open(process, pipe):
+                    os.kill(int(process.name), signal.SIGSEGV)
+                    while _has_open(process, pipe):
+                        time.sleep(0.01)
+                    return True
+            time.sleep(0.01)
+    finally:
+        os.close(end)
+    return False
+
+
+def _has_open(process: Path, pipe: Path) -> bool:
+    try:
+        return any(link.readlink() == pipe for link in (process / "fd").iterdir())
+    except OSError:  # it ended, or closed a file, meanwhile
+        return False
