@@ -53,15 +53,20 @@ def process_of(item: str) -> tuple[int, int]:
 
 @contextmanager
 def crashing_reader(pipe: Path, times: int) -> Iterator[None]:
-    """Send a segmentation fault to each process that opens a named pipe, which blocks it; so many times."""
+    """Send a segmentation fault to each other process that reads a named pipe, in which it waits; so many times."""
     os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR)  # as long as it is open and silent, a reader waits
     stop = threading.Event()
 
     def crash() -> None:
         left = times
-        while left and not stop.is_set():
-            left -= _crash_reader(pipe)
-            time.sleep(0.01)
+        while left and not stop.wait(0.01):
+            for process in Path("/proc").iterdir():
+                if process.name.isdigit() and int(process.name) != os.getpid() and _has_open(process, pipe):
+                    os.kill(int(process.name), signal.SIGSEGV)
+                    while _has_open(process, pipe):
+                        time.sleep(0.01)
+                    left -= 1
 
     thread = threading.Thread(target=crash)
     thread.start()
@@ -70,26 +75,7 @@ def crashing_reader(pipe: Path, times: int) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-def _crash_reader(pipe: Path) -> bool:
-    """Whether somebody was opening a pipe, and is gone now."""
-    try:
-        end = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:  # nobody reads
-        return False
-    try:  # with this end open and silent, the reader waits
-        for _ in range(500):
-            for process in Path("/proc").iterdir():
-                if process.name.isdigit() and int(process.name) != os.getpid() and _has_open(process, pipe):
-                    os.kill(int(process.name), signal.SIGSEGV)
-                    while _has_open(process, pipe):
-                        time.sleep(0.01)
-                    return True
-            time.sleep(0.01)
-    finally:
         os.close(end)
-    return False
 
 
 def _has_open(process: Path, pipe: Path) -> bool:
