@@ -18,6 +18,7 @@ from apt_peft.version import __version__
 COMMANDS = {
     "check": ("look at every clip: counts, lengths, unreadable files, duplicates", "apt_peft.commands.check"),
     "train": ("train prompts and head on your clips, from a frozen backbone", "apt_peft.commands.train"),
+    "recipes": ("settings of published runs, by name, for train --recipe", "apt_peft.commands.recipes"),
     "evaluate": ("score an adapter on labelled clips: top-1, classes, confusion, errors", "apt_peft.commands.evaluate"),
     "predict": ("name what is in a clip or a folder of clips", "apt_peft.commands.predict"),
     "export": ("an adapter to ONNX, a torch program or a folded adapter, checked", "apt_peft.commands.export"),

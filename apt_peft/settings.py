@@ -167,6 +167,11 @@ class Settings:
                 object.__setattr__(self, field.name, aliases.get(value, value) if aliases else value)
         raise_all(self.conflicts())
 
+    @classmethod
+    def complete(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The given settings and what they imply for others, before defaults."""
+        return dict(given)
+
     def conflicts(self) -> list[str]:
         """Values that are fine alone and not together, in a sentence each."""
         return []
@@ -264,6 +269,7 @@ def from_arguments(cls: type[T], arguments: Mapping[str, Any]) -> T:
     for name, given in arguments.items():
         if name in fields:
             values[name] = _parse(fields[name], given)
+    values = cls.complete(values)
     for name, value in values.items():
         if text := problem_of(fields[name], value):
             problems.append(text)

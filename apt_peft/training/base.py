@@ -16,7 +16,7 @@ from transformers.utils import WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 
 from apt_peft.checkpoints.backbone import check_backbone
-from apt_peft.errors import CheckpointError
+from apt_peft.errors import CheckpointError, ConfigError
 from apt_peft.hub import reason
 
 # What a backbone without the right head lacks, and a run trains from its own start.
@@ -153,6 +153,22 @@ def weights_fingerprint(base: torch.nn.Module) -> str:
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().flatten()[:: 1 + tensor.numel() // SAMPLE].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def check_precision(settings: Any) -> None:
+    """Refuse float16 where there is no GPU for it: nothing else is taken in its place without a word.
+
+    Args:
+        settings: a run's flags.
+
+    Raises:
+        ConfigError: float16 is asked for, and there is none.
+    """
+    if settings.fp16 and not torch.accelerator.is_available():
+        raise ConfigError(
+            "fp16 (True) must run on a GPU, but there is none here. Take --no-fp16 for float32, or --no-fp16 --bf16; "
+            "run.json records what a recipe has otherwise."
+        )
 
 
 @contextmanager

@@ -150,9 +150,14 @@ def clip_settings(
     Raises:
         ConfigError: frames or size differ from the backbone's, or crops are asked of a squashed picture.
     """
+    recipe = getattr(settings, "recipe", None)
     problems = [
         f"{name} ({given}) must be what the backbone was made for, but {model} takes {own}. "
-        f"Leave --{name.replace('_', '-')} out, or convert the backbone."
+        + (
+            f"Take the backbone of recipe {recipe}, or override it by --{name.replace('_', '-')} {own}."
+            if recipe
+            else f"Leave --{name.replace('_', '-')} out, or convert the backbone."
+        )
         for name, given, own in (("num_frames", settings.num_frames, frames), ("size", settings.size, size))
         if given is not None and given != own
     ]

@@ -138,10 +138,10 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
     for warning in found.warnings:
         logger.warning("%s", warning)
     directions = _directions(found.labels)
-    if directions and settings.augment != "none":
+    if directions and settings.augment != "none" and settings.flip:
         logger.warning(
             "Clips are flipped at random, which turns left into right, but names of classes tell directions: %s. "
-            "Should they differ in these, take --augment none (and --random-resized-crop for random crops).",
+            "Should they differ in these, take --no-flip.",
             ", ".join(directions[:10]) + (f" and {len(directions) - 10} more" if len(directions) > 10 else ""),
         )
     splits = {"train": found.train, "val": found.val, "test": found.test if settings.test else []}
@@ -214,7 +214,7 @@ def _check_classes(data: str, clips: list[Clip], labels: Sequence[str]) -> None:
 
 
 def _cache_folder(settings: TrainSettings, clips: ClipSettings, count: int) -> Path | None:
-    if settings.cache == "none" or clips.sampling != "even":
+    if settings.cache == "none" or clips.sampling != "even" or settings.augment_resolution == "full":
         return None
     if settings.cache != "auto":
         return Path(settings.cache)

@@ -47,6 +47,8 @@ def training_dataset(
         clips,
         training=True,
         augment=settings.augment,
+        flip=settings.flip,
+        full_resolution=settings.augment_resolution == "full",
         rand_augment=settings.rand_augment,
         random_resized_crop=settings.random_resized_crop,
         random_erasing=settings.random_erasing,
@@ -62,6 +64,8 @@ def video_dataset(
     *,
     training: bool = False,
     augment: str = "none",
+    flip: bool = True,
+    full_resolution: bool = False,
     rand_augment: str | None = None,
     random_resized_crop: bool = False,
     random_erasing: float = 0.0,
@@ -76,6 +80,8 @@ def video_dataset(
         clips: how they become clips.
         training: draw one clip of each, or take the test views.
         augment: of training clips.
+        flip: of training clips, see `ClipTransform`.
+        full_resolution: of training clips, see `ClipTransform`.
         rand_augment: of training clips, see `ClipTransform`.
         random_resized_crop: of training clips, see `ClipTransform`.
         random_erasing: of training clips, see `ClipTransform`.
@@ -97,6 +103,8 @@ def video_dataset(
             std=clips.std,
             resize=clips.resize,
             augment=augment if training else "none",
+            flip=flip if training else True,
+            full_resolution=full_resolution and training,
             rand_augment=rand_augment if training else None,
             random_resized_crop=random_resized_crop and training,
             random_erasing=random_erasing if training else 0.0,

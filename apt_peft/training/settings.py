@@ -1,9 +1,10 @@
 """Every flag of `apt-peft train`: its default, its rule and its help, in one table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from apt_peft import flags
-from apt_peft.errors import ConfigError
 from apt_peft.settings import (
     INTEGER,
     INTEGERS,
@@ -11,14 +12,15 @@ from apt_peft.settings import (
     NUMBERS,
     SWITCH,
     TEXT,
+    Kind,
     Rule,
     Settings,
-    above,
     at_least,
     setting,
     within,
 )
-from apt_peft.training.options import option_conflicts
+from apt_peft.training.conflicts import OWN, conflicts
+from apt_peft.training.recipes import RECIPES, plain
 
 # Settings that say where and how a run is carried out and not what comes out of it: a resumed run may change them.
 HOW_NOT_WHAT = frozenset(
@@ -31,8 +33,7 @@ HOW_NOT_WHAT = frozenset(
 
 # Names of baselines/methods.py, which a command line that asks for none of them need not import.
 METHODS = (
-    "apt",
-    "linear",
+    *OWN,
     "vpt-shallow",
     "vpt-deep",
     "adaptformer",
@@ -44,11 +45,14 @@ METHODS = (
     "partial",
     "full",
 )
-OWN = ("apt", "linear")
 
 # Headings of --help.
 WHAT, DATA, CLIPS, PROMPTS, TRAINING, MACHINE, RUN = "what", "data", "clips", "prompts", "training", "machine", "run"
+# Given in the place of another setting, which a recipe may have: that one is left out then.
+INSTEAD_OF = {"warmup_fraction": "warmup_epochs"}
 
+# A flag cannot leave a text out that a recipe has: `none` does.
+TEXT_OR_NONE = Kind(TEXT.says, TEXT.accepts, str, lambda value: None if value == "none" else str(value))
 LAYERS = Rule(
     "be a list of at least one layer, counted from 0. For a head without prompts, take --method linear",
     lambda layers: len(layers) > 0 and min(layers) >= 0,
@@ -71,6 +75,14 @@ class TrainSettings(Settings):
         metavar="DATA",
     )
     out: str = setting(TEXT, "folder for the adapter", group=WHAT, metavar="DIR")
+    recipe: str | None = setting(
+        TEXT,
+        "defaults of a published run, by its name: apt-peft recipes lists them; --config and flags override it",
+        None,
+        choices=tuple(RECIPES),
+        group=WHAT,
+        metavar="NAME",
+    )
     method: str = setting(
         TEXT, "what is trained: prompts and head, the head alone, or a baseline", "apt", choices=METHODS, group=WHAT
     )
@@ -140,9 +152,15 @@ class TrainSettings(Settings):
         choices=("none", "flip", "crop"),
         group=CLIPS,
     )
+    flip: bool = setting(
+        SWITCH,
+        "flip every second training clip with --augment flip and crop; --no-flip is for classes that tell directions",
+        True,
+        group=CLIPS,
+    )
     rand_augment: str | None = setting(
-        TEXT,
-        "random operations on training clips, written as timm does: rand-m4-n2-mstd0.2-inc1 is as published",
+        TEXT_OR_NONE,
+        "random operations on training clips, written as timm does: rand-m4-n2-mstd0.2-inc1 is as published; none",
         None,
         group=CLIPS,
         metavar="CONFIG",
@@ -151,6 +169,13 @@ class TrainSettings(Settings):
         SWITCH,
         "train on a random 8 to 100 % of the picture, as published; for --augment flip or none",
         False,
+        group=CLIPS,
+    )
+    augment_resolution: str = setting(
+        TEXT,
+        "augment frames as decoded, as published, or prepared ones, which are resized first: less work, and they can be kept",
+        "prepared",
+        choices=("prepared", "full"),
         group=CLIPS,
     )
     repeated_augmentation: int = setting(
@@ -231,8 +256,11 @@ class TrainSettings(Settings):
         rule=at_least(0),
         group=TRAINING,
     )
-    warmup_fraction: float = setting(
-        NUMBER, "part of all steps in which the rate rises", 0.1, rule=within(0, 1), group=TRAINING
+    warmup_fraction: float | None = setting(
+        NUMBER, "part of all steps in which the rate rises (default: 0.1)", None, rule=within(0, 1), group=TRAINING
+    )
+    warmup_epochs: float | None = setting(
+        NUMBER, "epochs in which the rate rises, in the place of a fraction", None, rule=at_least(0), group=TRAINING
     )
     weight_decay: float = setting(
         NUMBER, "weight decay of tensors with two dimensions and more", 1e-5, rule=at_least(0), group=TRAINING
@@ -331,47 +359,60 @@ class TrainSettings(Settings):
 
     def conflicts(self) -> list[str]:
         """Values that are fine alone and not together."""
-        problems = []
-        if self.method_size is not None and self.method in OWN:
-            problems.append(
-                f"method_size ({self.method_size}) must go with a baseline, but method is {self.method}. "
-                "For prompts, take --num-prompt-tokens."
-            )
-        if self.bf16 and self.fp16:
-            problems.append("bf16 (True) must not be combined with fp16, but both are on. Choose one.")
-        if self.fp16 and self.device == "cpu":
-            problems.append("fp16 (True) must run on a GPU, but device is cpu. Use bf16 there.")
-        if self.cache not in ("auto", "none") and self.sampling != "even":
-            problems.append(
-                f"cache ({self.cache!r}) must go with sampling even, but sampling is {self.sampling} and takes "
-                "other frames in every epoch. Leave the cache out."
-            )
-        if self.rand_augment is not None:
-            from apt_peft.video.augment import RandAugment  # brings torch, which other flags can do without
+        return conflicts(self)
 
-            try:
-                RandAugment.parse(self.rand_augment)
-            except ConfigError as error:
-                problems.append(str(error))
-        if self.random_resized_crop and self.augment == "crop":
-            problems.append(
-                "random_resized_crop (True) must go with augment flip or none, but augment is crop, which crops another "
-                "part at random. Take --augment flip."
-            )
-        if self.repeated_augmentation > 1 and not (
-            self.augment != "none" or self.rand_augment is not None or self.random_resized_crop or self.random_erasing
-        ):
-            problems.append(
-                f"repeated_augmentation ({self.repeated_augmentation}) must go with random augmentation, but without any "
-                "all copies of a clip are equal. Add --random-resized-crop, or leave it out."
-            )
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if value is not None and len(value) != 3:
-                problems.append(f"{name} ({list(value)}) must be 3 numbers, one for each of red, green, blue.")
-        if self.std is not None and not all(map(above(0).holds, self.std)):
-            problems.append(f"std ({list(self.std)}) must be above 0 in every channel.")
-        return problems + option_conflicts(self)
+    @classmethod
+    def complete(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a recipe's values below the given ones.
+
+        Args:
+            given: settings by name, perhaps with a `recipe`.
+
+        Returns:
+            Those of the recipe and the given ones over them.
+        """
+        name = given.get("recipe")
+        recipe = RECIPES.get(name) if isinstance(name, str) else None
+        if recipe is None:
+            return dict(given)
+        left_out = {theirs for ours, theirs in INSTEAD_OF.items() if ours in given}
+        return {name: value for name, value in recipe.settings.items() if name not in left_out} | dict(given)
+
+    @classmethod
+    def of_recipe(cls, recipe: str, **given: Any) -> "TrainSettings":
+        """The settings of a recipe, some of them given.
+
+        Args:
+            recipe: its name.
+            **given: settings; `model`, `data` and `out` at least.
+
+        Returns:
+            What `apt-peft train --recipe` with these flags would take.
+
+        Raises:
+            ConfigError: there is no such recipe, or values break their rules.
+        """
+        return cls(**cls.complete({"recipe": recipe, **given}))
+
+    def overridden(self) -> dict[str, dict[str, Any]]:
+        """The recipe's values that this run has otherwise: name -> `from` (the recipe's) and `to` (this run's)."""
+        if self.recipe is None:
+            return {}
+        before, now = plain(RECIPES[self.recipe].settings), self.as_dict()
+        return {name: {"from": value, "to": now[name]} for name, value in before.items() if now[name] != value}
+
+    def warmup_steps(self, steps: int) -> int:
+        """Steps in which the rate rises.
+
+        Args:
+            steps: of the whole run.
+
+        Returns:
+            As many as `warmup_epochs` have, else `warmup_fraction` of all.
+        """
+        if self.warmup_epochs is not None:
+            return round(steps * self.warmup_epochs / self.epochs)
+        return round((0.1 if self.warmup_fraction is None else self.warmup_fraction) * steps)
 
     @property
     def clips_per_step(self) -> int:

@@ -23,6 +23,7 @@ from apt_peft.evaluation import EvaluationResult, unreadable_by_name
 from apt_peft.training import checkpoints, processes
 from apt_peft.training.balance import BalancedDataset
 from apt_peft.training.base import (
+    check_precision,
     frames_and_size,
     open_base,
     quiet,
@@ -37,6 +38,7 @@ from apt_peft.training.losses import ClassificationLoss
 from apt_peft.training.mixing import Mixing
 from apt_peft.training.optimizer import learning_rates
 from apt_peft.training.prompts import add_prompts, check_targets
+from apt_peft.training.recipe_run import recipe_run
 from apt_peft.training.record import EVALUATION, FORMAT, RUN_FILE, read_run, versions
 from apt_peft.training.settings import TrainSettings
 from apt_peft.training.trainer import PromptTrainer, RunCallback, training_arguments
@@ -92,6 +94,7 @@ def train(settings: TrainSettings) -> TrainResult:
         logger.warning("The run in %s is finished; nothing is left to train.", out)
         result = _finished(settings, out)
     else:
+        check_precision(settings)
         with ExitStack() as stack, threads(settings.threads), quiet():
             processes.on_first(lambda: stack.enter_context(checkpoints.run_folder(out, resume=settings.resume)))
             result = _train(settings, out)
@@ -108,6 +111,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
     frames, size = frames_and_size(config)
     clips = clip_settings(settings, model=settings.model, frames=frames, size=size)
     data = load_data(settings, clips)
+    recipe = recipe_run(settings, config, classes=len(data.labels))
 
     set_seed(settings.seed)
     base = open_base(settings.model, labels=data.labels, mean_pooling=True)
@@ -147,6 +151,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         "format": FORMAT,
         "result": {"validation": validation, "test": test.summary() if test else None},
         "method": settings.method,
+        "recipe": recipe,
         "trained_parameters": trained,
         "total_parameters": total,
         "training_seconds": round(seconds, 2),

@@ -146,7 +146,7 @@ class PromptTrainer(Trainer):
             self.lr_scheduler = warmup_cosine(
                 self.optimizer if optimizer is None else optimizer,  # type: ignore[arg-type]
                 rates=self.rates,
-                warmup_steps=round(self.settings.warmup_fraction * num_training_steps),
+                warmup_steps=self.settings.warmup_steps(num_training_steps),
                 steps=num_training_steps,
             )
             self._created_lr_scheduler = True

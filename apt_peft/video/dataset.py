@@ -83,6 +83,11 @@ class VideoDataset(Dataset):
                 f"cache ({os.fspath(cache)}) must not be used in training with sampling {sampling!r}, but other frames "
                 "are drawn in every epoch. Use sampling 'even' or no cache."
             )
+        if cache is not None and transform.full_resolution:
+            raise ConfigError(
+                f"cache ({os.fspath(cache)}) must not be used with full_resolution, but whole frames are not kept. "
+                "Leave one of them out."
+            )
         self.clips = list(clips)
         self.num_frames, self.sampling, self.frame_stride = num_frames, sampling, frame_stride
         self.transform, self.training, self.segments, self.crops = transform, training, segments, crops

@@ -38,12 +38,12 @@ def sample_frames(
 
     Args:
         sampling: `"even"` takes the centre of each of `num_frames` equal segments of the whole video; `"uniform"` a random
-            frame of each segment, or its centre without a generator; `"dense"` a random window of every
-            `frame_stride`-th frame, or the middle window without a generator, and a video that is too short repeats its
-            last frame.
+            frame of each segment, or its centre without a generator; `"dense"` a random window of `num_frames` x
+            `frame_stride` frames, of which `num_frames` evenly spaced ones from its first to its last, or the middle test
+            window without a generator, and a video that is too short repeats its last frame.
         num_video_frames: frames in the video.
         num_frames: frames in the clip (T).
-        frame_stride: step between the frames of a dense clip, in frames; the other samplings do not use it.
+        frame_stride: frames of a dense window for each frame of the clip; the other samplings do not use it.
         generator: draws what is random; None is for evaluation.
 
     Returns:
@@ -52,15 +52,18 @@ def sample_frames(
     Raises:
         ConfigError: an unknown sampling, or a count below 1.
 
-    Source: METHOD: published training recipes.
+    Source: METHOD: published training recipes; reference code, the data sets' `loadvideo_decord`.
     """
     _check(sampling, num_video_frames, num_frames, frame_stride)
     if generator is None:
         return sample_segments(sampling, num_video_frames, num_frames, frame_stride=frame_stride, segments=1)[0]
     if sampling == "dense":
-        latest = num_video_frames - ((num_frames - 1) * frame_stride + 1)
-        start = int(torch.randint(latest + 1, (), generator=generator)) if latest > 0 else 0
-        return [min(start + step * frame_stride, num_video_frames - 1) for step in range(num_frames)]
+        window = min(num_frames * frame_stride, num_video_frames)
+        start = int(torch.randint(num_video_frames - window + 1, (), generator=generator))
+        # Of a short video as many frames as it has strides, then the last one again and again.
+        spaced = num_frames if window == num_frames * frame_stride else window // frame_stride
+        places = [min(step * window // max(spaced - 1, 1), window - 1) for step in range(spaced)]
+        return [start + place for place in places] + [num_video_frames - 1] * (num_frames - spaced)
     if sampling == "uniform":
         inside = torch.rand(num_frames, generator=generator, dtype=torch.float64).tolist()
         return [_place(step + part, num_frames, num_video_frames) for step, part in enumerate(inside)]
@@ -73,8 +76,10 @@ def sample_segments(
     """Choose the frames of all test views of one video; nothing is random.
 
     Even and uniform sampling interleave the views: view v takes every `segments`-th of `segments * num_frames` evenly
-    spaced frames. Dense sampling takes every `frame_stride`-th frame of the whole video and spreads `segments` windows of
-    `num_frames` of them evenly from the first to the last possible place; a single window stands in the middle.
+    spaced frames, from the v-th on. These are the centres of as many equal parts of the video; with uniform sampling and
+    several views, as published, their first frames. Dense sampling takes every `frame_stride`-th frame of the whole video
+    and spreads `segments` windows of `num_frames` of them evenly from the first to the last possible place; a single
+    window stands in the middle.
 
     Args:
         sampling: `"even"`, `"uniform"` or `"dense"`.
@@ -89,12 +94,13 @@ def sample_segments(
     Raises:
         ConfigError: an unknown sampling, or a count below 1.
 
-    Source: METHOD: published training recipes.
+    Source: METHOD: published training recipes; reference code, the data sets' test mode.
     """
     _check(sampling, num_video_frames, num_frames, frame_stride, segments)
     if sampling != "dense":
         total = segments * num_frames
-        places = [_place(step + 0.5, total, num_video_frames) for step in range(total)]
+        inside = 0.0 if sampling == "uniform" and segments > 1 else 0.5
+        places = [_place(step + inside, total, num_video_frames) for step in range(total)]
         return [places[view::segments] for view in range(segments)]
     strided = list(range(0, num_video_frames, frame_stride))
     spare = max(len(strided) - num_frames, 0)

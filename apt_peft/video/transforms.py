@@ -35,6 +35,7 @@ class ClipTransform:
             square.
         augment: what a generator draws: `"none"`; `"flip"`, a horizontal flip of every second clip; `"crop"`, a random
             resized crop besides the flip.
+        flip: False leaves the flip out, for videos that tell left from right.
         rand_augment: a `RandAugment` configuration, for example the published `"rand-m4-n2-mstd0.2-inc1"`, carried out
             before the crop where a generator draws; None is without.
         random_resized_crop: crop at random as the published code does: 0.08 to 1 of the picture, made `size` square by
@@ -45,6 +46,8 @@ class ClipTransform:
             8/7 of it for random crops (256 for 224), which would be blurred otherwise.
         area: smallest and largest part of the picture that a random crop of `"crop"` covers.
         ratio: smallest and largest width / height of a random crop.
+        full_resolution: `prepare` leaves frames as they were decoded, and `finish` augments these, as published; slower,
+            and more memory, the larger the videos are.
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -61,6 +64,8 @@ class ClipTransform:
     rand_augment: str | None = None
     random_resized_crop: bool = False
     random_erasing: float = 0.0
+    flip: bool = True
+    full_resolution: bool = False
 
     def __post_init__(self) -> None:
         check_counts({"size": self.size} | ({} if self.short_side is None else {"short_side": self.short_side}))
@@ -94,10 +99,11 @@ class ClipTransform:
 
     @property
     def prepared_side(self) -> int:
-        """Shorter side of prepared frames, in pixels."""
+        """Shorter side that frames are resized to, in pixels."""
         if self.short_side is not None:
             return self.short_side
-        return round(self.size * 8 / 7) if self.augment == "crop" or self.random_resized_crop else self.size
+        crops = self.augment == "crop" or self.random_resized_crop
+        return round(self.size * 8 / 7) if crops and not self.full_resolution else self.size
 
     def __call__(self, frames: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Prepare and finish one clip.
@@ -118,11 +124,10 @@ class ClipTransform:
             frames: uint8 (T, height, width, C).
 
         Returns:
-            uint8 (T, C, prepared height, prepared width).
+            uint8 (T, C, prepared height, prepared width); as decoded with `full_resolution`.
         """
-        side = self.prepared_side
-        target = [side, side] if self.resize == "squash" else [side]
-        return _functional().resize(frames.permute(0, 3, 1, 2), target, antialias=True)
+        frames = frames.permute(0, 3, 1, 2)
+        return frames if self.full_resolution else self._resize(frames)
 
     def finish(self, prepared: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Augment, crop, flip and normalise.
@@ -145,8 +150,10 @@ class ClipTransform:
             box = self._random_box(prepared.shape[-2], prepared.shape[-1], generator)
             clip = functional.resized_crop(prepared, *box, [self.size, self.size], antialias=True)
         else:
+            prepared = self._resize(prepared) if self.full_resolution else prepared
             clip = functional.center_crop(prepared, [self.size, self.size])
-        if generator is not None and self.augment != "none" and float(torch.rand((), generator=generator)) < 0.5:
+        flips = generator is not None and self.augment != "none" and self.flip
+        if flips and float(torch.rand((), generator=generator)) < 0.5:
             clip = functional.horizontal_flip(clip)
         clip = self.normalize(clip)
         return clip if generator is None or not self.random_erasing else erase(clip, self.random_erasing, generator)
@@ -174,6 +181,7 @@ class ClipTransform:
         Returns:
             uint8 (T, C, size, size), a part of `prepared`.
         """
+        prepared = self._resize(prepared) if self.full_resolution else prepared
         height, width = prepared.shape[-2:]
         spare = [height - self.size, width - self.size]
         top, left = spare[0] // 2, spare[1] // 2
@@ -182,6 +190,11 @@ class ClipTransform:
         elif crops > 1:
             left = crop * spare[1] // (crops - 1)
         return prepared[..., top : top + self.size, left : left + self.size]
+
+    def _resize(self, frames: torch.Tensor) -> torch.Tensor:
+        side = self.prepared_side
+        target = [side, side] if self.resize == "squash" else [side]
+        return _functional().resize(frames, target, antialias=True)
 
     def normalize(self, clip: torch.Tensor) -> torch.Tensor:
         """Make pixels what the model wants.

@@ -8,6 +8,7 @@ from helpers import raises_exactly
 from apt_peft import ConfigError
 from apt_peft.scoring import EvaluateSettings
 from apt_peft.training.clips import IMAGENET_MEAN, IMAGENET_STD, ClipSettings, clip_settings, read_processor
+from apt_peft.training.settings import TrainSettings
 
 CROP = {"size": {"shortest_edge": 16}, "do_center_crop": True, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
 SQUASH = {"size": {"height": 16, "width": 16}, "do_center_crop": False}
@@ -54,6 +55,13 @@ def test_frames_and_size_that_the_backbone_cannot_take(tmp_path):
         "Leave --size out, or convert the backbone.",
     ):
         clips(tmp_path, num_frames=8, size=32)
+    with raises_exactly(
+        ConfigError,
+        f"size (224) must be what the backbone was made for, but {tmp_path} takes 16. "
+        "Take the backbone of recipe ucf101-vit-base-p1, or override it by --size 16.",
+    ):
+        recipe = TrainSettings.of_recipe("ucf101-vit-base-p1", model="m", data="d", out="o", num_frames=4)
+        clip_settings(recipe, model=str(tmp_path), frames=4, size=16)
 
 
 def test_crops_of_a_squashed_picture(tmp_path):

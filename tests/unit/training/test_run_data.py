@@ -88,6 +88,7 @@ def test_the_cache_is_left_out_where_it_would_be_large(place, tmp_path, monkeypa
     assert load(place, tmp_path, cache=str(tmp_path / "mine")).cache == tmp_path / "mine"
     assert load(place, tmp_path, cache="none").cache is None
     assert load(place, tmp_path, sampling="dense").cache is None
+    assert load(place, tmp_path, augment_resolution="full").cache is None
 
 
 def test_classes_that_are_folders_of_folders_are_told(place, tmp_path, caplog):
@@ -133,10 +134,12 @@ def test_data_of_one_class_after_skipping(place, tmp_path):
 
 
 def test_the_augmentation_is_of_training_clips_alone(place, tmp_path):
-    given = {"rand_augment": "rand-m4-n2", "random_resized_crop": True, "repeated_augmentation": 2}
+    given = {"rand_augment": "rand-m4-n2", "random_resized_crop": True, "repeated_augmentation": 2, "flip": False}
+    given["augment_resolution"] = "full"
     found = load(place, tmp_path, **given, cache="none")
     training, testing = found.training(), found.testing("test")
     assert (training.transform.rand_augment, training.transform.random_resized_crop) == ("rand-m4-n2", True)
+    assert (training.transform.flip, training.transform.full_resolution) == (False, True)
     assert (training.repeats, testing.repeats) == (2, 1)
     assert testing.transform == ClipTransform(16)
     batch = collate([training[0], training[-1]], name="pixel_values_videos")
@@ -145,16 +148,18 @@ def test_the_augmentation_is_of_training_clips_alone(place, tmp_path):
     assert torch.equal(batch["pixel_values_videos"][2:], training[-1]["pixel_values"])
 
 
-@pytest.mark.parametrize("augment", ["flip", "crop", "none"])
-def test_names_of_directions_are_told_where_clips_are_flipped(tmp_path, caplog, augment):
+@pytest.mark.parametrize(
+    ("augment", "flip"), [("flip", True), ("crop", True), ("none", True), ("flip", False), ("crop", False)]
+)
+def test_names_of_directions_are_told_where_clips_are_flipped(tmp_path, caplog, augment, flip):
     names = ["LEFT side", "TurnRight", "bright", "leftover", "push from left to right", "turn_left", "upright"]
     write_classes(tmp_path / "data", names, clips=2, num_frames=4, width=32, height=24)
-    load(tmp_path / "data", tmp_path, augment=augment, cache="none")
+    load(tmp_path / "data", tmp_path, augment=augment, flip=flip, cache="none")
     told = "LEFT side, TurnRight, push from left to right, turn_left"
     assert (
         caplog.messages
         == [
             f"Clips are flipped at random, which turns left into right, but names of classes tell directions: {told}. "
-            "Should they differ in these, take --augment none (and --random-resized-crop for random crops)."
-        ][: augment != "none"]
+            "Should they differ in these, take --no-flip."
+        ][: augment != "none" and flip]
     )

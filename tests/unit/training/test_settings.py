@@ -61,10 +61,29 @@ def test_each_rule_has_a_message(name, value, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"bf16": True, "fp16": True}, "bf16 (True) must not be combined with fp16, but both are on. Choose one."),
+        (
+            {"bf16": True, "fp16": True},
+            "bf16 (True) must not be combined with fp16, but both are on. Choose one; where a recipe has the other, "
+            "add --no-fp16.",
+        ),
         (
             {"fp16": True, "device": "cpu"},
-            "fp16 (True) must run on a GPU, but device is cpu. Use bf16 there.",
+            "fp16 (True) must run on a GPU, but device is cpu. Use --bf16 there, or float32; where a recipe has fp16, "
+            "add --no-fp16.",
+        ),
+        (
+            {"warmup_fraction": 0.2, "warmup_epochs": 2},
+            "warmup_fraction (0.2) must stand alone, but warmup_epochs is 2. Choose one.",
+        ),
+        (
+            {"warmup_epochs": 2.5, "epochs": 2},
+            "warmup_epochs (2.5) must not exceed epochs, but these are 2. Lower --warmup-epochs with --epochs, or give "
+            "--warmup-fraction.",
+        ),
+        (
+            {"cache": "frames", "augment_resolution": "full"},
+            "cache ('frames') must go with augment_resolution prepared, but it is full, and whole frames are not kept. "
+            "Leave the cache out.",
         ),
         (
             {"random_resized_crop": True, "augment": "crop"},
@@ -73,6 +92,11 @@ def test_each_rule_has_a_message(name, value, message):
         ),
         (
             {"repeated_augmentation": 2, "augment": "none"},
+            "repeated_augmentation (2) must go with random augmentation, but without any all copies of a clip are equal. "
+            "Add --random-resized-crop, or leave it out.",
+        ),
+        (
+            {"repeated_augmentation": 2, "flip": False},
             "repeated_augmentation (2) must go with random augmentation, but without any all copies of a clip are equal. "
             "Add --random-resized-crop, or leave it out.",
         ),

@@ -231,6 +231,10 @@ def test_an_unreadable_file_is_named(tmp_path):
             "crops (3) must be 1 with resize 'squash', but squashed frames have no longer side. Use resize 'crop'.",
         ),
         (
+            {"transform": ClipTransform(16, full_resolution=True), "cache": "folder"},
+            "cache (folder) must not be used with full_resolution, but whole frames are not kept. Leave one of them out.",
+        ),
+        (
             {"training": True, "sampling": "dense", "cache": "folder"},
             "cache (folder) must not be used in training with sampling 'dense', but other frames are drawn in every epoch. "
             "Use sampling 'even' or no cache.",

@@ -28,10 +28,10 @@ def test_dense_draws_every_window_and_repeats_the_last_frame_of_a_short_video():
     drawn = [
         sample_frames("dense", 20, 4, frame_stride=3, generator=clip_generator(0, epoch, 3)) for epoch in range(300)
     ]
-    assert {clip[0] for clip in drawn} == set(range(11))  # a window spans 10 frames: the last starts at 10
-    assert all(clip == [clip[0], clip[0] + 3, clip[0] + 6, clip[0] + 9] for clip in drawn)
-    assert sample_frames("dense", 8, 4, frame_stride=3, generator=clip_generator(0, 0, 0)) == [0, 3, 6, 7]
-    assert sample_frames("dense", 2, 4, frame_stride=3, generator=clip_generator(0, 0, 0)) == [0, 1, 1, 1]
+    assert {clip[0] for clip in drawn} == set(range(9))  # a window is 12 frames long: the last starts at 8
+    assert all(clip == [clip[0], clip[0] + 4, clip[0] + 8, clip[0] + 11] for clip in drawn)
+    assert sample_frames("dense", 8, 4, frame_stride=3, generator=clip_generator(0, 0, 0)) == [0, 7, 7, 7]
+    assert sample_frames("dense", 2, 4, frame_stride=3, generator=clip_generator(0, 0, 0)) == [1, 1, 1, 1]
 
 
 def test_dense_segments_spread_over_the_strided_video():
@@ -47,7 +47,9 @@ def test_dense_segments_spread_over_the_strided_video():
 
 
 def test_even_and_uniform_segments_interleave():
-    assert sample_segments("uniform", 80, 4, segments=2) == [[5, 25, 45, 65], [15, 35, 55, 75]]
+    assert sample_segments("uniform", 80, 4, segments=2) == [[0, 20, 40, 60], [10, 30, 50, 70]]
+    assert sample_segments("even", 80, 4, segments=2) == [[5, 25, 45, 65], [15, 35, 55, 75]]
+    assert sample_segments("uniform", 80, 4) == [[10, 30, 50, 70]]
     assert sample_segments("even", 80, 8, segments=1) == [sample_frames("even", 80, 8)]
 
 

@@ -118,6 +118,50 @@ def test_random_operations_come_before_the_crop():
     assert torch.equal(transform.finish(prepared), replace(transform, rand_augment=None).finish(prepared))
 
 
+def test_without_a_flip_nothing_is_mirrored():
+    frames = gradient(30, 40)
+    for augment in ("flip", "crop"):
+        transform = ClipTransform(20, augment=augment, flip=False, **PLAIN)
+        for index in range(50):
+            row = transform(frames, clip_generator(0, 0, index))[0, 1, 5]
+            assert row[0] < row[-1]
+        # And the crop is that of the run with flips: what is drawn before it is the same.
+        mirrored = [replace(transform, flip=True)(frames, clip_generator(0, 0, index)) for index in range(50)]
+        assert sum(bool(clip[0, 1, 5, 0] > clip[0, 1, 5, -1]) for clip in mirrored) > 10
+
+
+def test_full_resolution_augments_frames_as_they_were_decoded():
+    frames = gradient(100, 150)
+    published = {"augment": "flip", "flip": False, "random_resized_crop": True, "full_resolution": True}
+    transform = ClipTransform(16, **published, **PLAIN)
+    assert torch.equal(transform.prepare(frames), frames.permute(0, 3, 1, 2))
+    for index in range(20):
+        # The parts of the whole picture that a plain loop would average, from its own coordinates.
+        clip = transform(frames, clip_generator(0, 0, index))
+        top, left, height, width = transform._random_box(100, 150, clip_generator(0, 0, index))
+        box = frames[:, top : top + height, left : left + width].permute(0, 3, 1, 2) / 255
+        by_hand = torch.nn.functional.interpolate(box, (16, 16), mode="bilinear", align_corners=False)
+        assert torch.allclose(clip, by_hand, atol=1e-6)
+    first = replace(transform, rand_augment="rand-m9-n2-inc1")
+    generator = clip_generator(0, 0, 3)
+    augmented = RandAugment.parse("rand-m9-n2-inc1")(frames.permute(0, 3, 1, 2), generator)
+    assert torch.equal(first(frames, clip_generator(0, 0, 3)), transform.finish(augmented, generator))
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_full_resolution_is_of_training_alone(resize):
+    frames = gradient(40, 60)
+    plain = ClipTransform(16, resize=resize)
+    full = replace(plain, full_resolution=True)
+    assert torch.equal(full(frames), plain(frames))
+    assert torch.equal(replace(full, random_resized_crop=True)(frames), plain(frames))
+    assert torch.equal(full.finish_views(full.prepare(frames), 1), plain.finish_views(plain.prepare(frames), 1))
+    flips = replace(plain, augment="flip")  # a flip needs no full picture
+    for index in range(4):
+        draw = clip_generator(0, 0, index), clip_generator(0, 0, index)
+        assert torch.equal(replace(flips, full_resolution=True)(frames, draw[0]), flips(frames, draw[1]))
+
+
 def test_a_crop_that_cannot_fit_is_the_largest_centre():
     transform = ClipTransform(16, augment="crop", area=(1, 1), ratio=(1, 1), **PLAIN)
     assert transform._random_box(20, 50, clip_generator(0, 0, 0)) == (0, 15, 20, 20)
