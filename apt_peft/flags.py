@@ -1,9 +1,10 @@
-"""Flags about clips that cannot be read, which several commands share."""
+"""Flags about the clips that are read and those that cannot be, which several commands share."""
 
 from typing import Any
 
-from apt_peft.settings import NUMBER, TEXT, above, setting
+from apt_peft.settings import INTEGER, NUMBER, TEXT, above, setting, within
 from apt_peft.video.guard import TIME_LIMIT
+from apt_peft.video.layouts import CHOICES
 
 
 def on_error(help: str, group: str = "general") -> Any:
@@ -51,3 +52,29 @@ def look_over(group: str = "general") -> Any:
         choices=("first", "whole"),
         group=group,
     )
+
+
+def layout(group: str = "general") -> Any:
+    """Which public data set the data is.
+
+    Args:
+        group: heading of `--help`.
+
+    Returns:
+        A dataclass field.
+    """
+    help = "a public data set as it is downloaded; auto: known by its own lists; none: do not look for one"
+    return setting(TEXT, help, "auto", choices=CHOICES, group=group)
+
+
+def split_number(group: str = "general") -> Any:
+    """Which of several published splits of the data.
+
+    Args:
+        group: heading of `--help`.
+
+    Returns:
+        A dataclass field.
+    """
+    help = "which of the published splits of UCF101 and HMDB51"
+    return setting(INTEGER, help, 1, rule=within(1, 3), group=group, metavar="1|2|3")

@@ -76,6 +76,8 @@ class EvaluateSettings(ScoringSettings):
     test_list: str | None = setting(TEXT, "file of test clips", None, group=WHAT, metavar="FILE")
     video_column: str | None = setting(TEXT, "column of a data set's videos", None, group=WHAT, metavar="NAME")
     label_column: str | None = setting(TEXT, "column of a data set's labels", None, group=WHAT, metavar="NAME")
+    layout: str = flags.layout(group=WHAT)
+    split_number: int = flags.split_number(group=WHAT)
     labels: str | None = setting(TEXT, "file of the data's class names, one a line", None, group=WHAT, metavar="FILE")
     out: str | None = setting(
         TEXT,
@@ -184,6 +186,9 @@ def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[
         labels=names,
         video_column=settings.video_column,
         label_column=settings.label_column,
+        layout=settings.layout,
+        split_number=settings.split_number,
+        on_error=settings.on_error,
     )
     split = settings.split or next((split for split in ("test", "val") if getattr(found, split)), "train")
     clips: list[Clip] = getattr(found, split)

@@ -8,6 +8,21 @@ sys.path.insert(0, str(Path(__file__).parent))  # helpers.py, models.py and clip
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that asks the Hub by mistake fails at once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import pytest
 import torch
+from layouts import BUILDERS
 
 torch.set_num_threads(1)  # the models are tiny, and the tests run in several processes
+
+
+@pytest.fixture(scope="session")
+def layout_tree(tmp_path_factory):
+    """Miniature public data sets by the names of their layouts, of real clips; each is made once, so copy it to change it."""
+    made: dict[str, Path] = {}
+
+    def tree(name: str) -> Path:
+        if name not in made:
+            made[name] = BUILDERS[name](tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return tree

@@ -28,6 +28,8 @@ class CheckSettings(Settings):
     labels: str | None = setting(TEXT, "file of class names in label order, one a line", None, metavar="FILE")
     video_column: str | None = setting(TEXT, "column of a data set's videos", None, metavar="NAME")
     label_column: str | None = setting(TEXT, "column of a data set's labels", None, metavar="NAME")
+    layout: str = flags.layout()
+    split_number: int = flags.split_number()
     on_error: str = flags.on_error("as for train: with skip, unreadable clips do not fail")
     time_limit: float = flags.time_limit()
     num_frames: int | None = setting(INTEGER, "frames a clip, to count shorter videos", None, rule=at_least(1))
@@ -72,6 +74,9 @@ def run(args: argparse.Namespace) -> int:
         labels=chosen.labels,
         video_column=chosen.video_column,
         label_column=chosen.label_column,
+        layout=chosen.layout,
+        split_number=chosen.split_number,
+        on_error=chosen.on_error,
     )
     count = sum(len(clips) for _, clips in splits.items())
     with tqdm(total=count, desc="reading clips", unit="clip", disable=not chosen.progress, leave=False) as bar:

@@ -134,6 +134,9 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
         labels=settings.labels,
         video_column=settings.video_column,
         label_column=settings.label_column,
+        layout=settings.layout,
+        split_number=settings.split_number,
+        on_error=settings.on_error,
     )
     for warning in found.warnings:
         logger.warning("%s", warning)

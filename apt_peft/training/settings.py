@@ -103,6 +103,8 @@ class TrainSettings(Settings):
     )
     video_column: str | None = setting(TEXT, "column of a data set's videos", None, group=DATA, metavar="NAME")
     label_column: str | None = setting(TEXT, "column of a data set's labels", None, group=DATA, metavar="NAME")
+    layout: str = flags.layout(DATA)
+    split_number: int = flags.split_number(DATA)
     val_fraction: float = setting(
         NUMBER,
         "part of each training class that chooses the best epoch where there is no validation split; 0 keeps the last epoch",

@@ -46,6 +46,7 @@ class AuditReport:
         problems: why training would fail, as sentences.
         warnings: what may spoil a result, as sentences.
         num_frames: frames in a clip, where it was given.
+        missing: videos that lists of a public data set name and that are not there.
     """
 
     labels: list[str]
@@ -55,6 +56,7 @@ class AuditReport:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     num_frames: int | None = None
+    missing: list[str] = field(default_factory=list)
 
     @property
     def fatal(self) -> bool:
@@ -89,6 +91,7 @@ class AuditReport:
     def __str__(self) -> str:
         lines = [f"{len(self.files)} videos, {len(self.labels)} classes", *_table(self.counts()), *self._summary()]
         lines += _section("Files that are no videos by their names, ignored", self.ignored)
+        lines += _section("Missing", self.missing)
         lines += _section("Unreadable", [f"{file.name}: {file.reason}" for file in self.unreadable])
         lines += _section(
             "Suspicious",
@@ -168,6 +171,7 @@ def audit(
     )
     files = [_file(split, clip, result) for (split, clip), result in zip(clips, found, strict=True)]
     report = AuditReport(splits.labels, files, splits.ignored, _duplicates(files), num_frames=num_frames)
+    report.missing = splits.missing
     report.problems = _problems(report, on_error)
     report.warnings = [*splits.warnings, *_warnings(report)]
     return report

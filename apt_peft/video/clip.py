@@ -71,6 +71,8 @@ class DataSplits:
         labels: names of the classes, by label.
         ignored: files in the data folder that are no videos by their names.
         warnings: what may have been misunderstood, as sentences.
+        missing: videos that lists of a public data set name and that are not there, as `file:line: which`.
+        layout: name of the public data set that the clips lie as, or None.
     """
 
     train: list[Clip] = field(default_factory=list)
@@ -79,6 +81,8 @@ class DataSplits:
     labels: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    layout: str | None = None
 
     @property
     def id2label(self) -> dict[int, str]:

@@ -10,7 +10,10 @@ import torch
 from ..errors import ConfigError, DataError
 from .clip import SPLITS, Clip, DataSplits
 from .folders import read_folders
+from .layouts import AUTO, NONE, find_layout, read_layout
+from .layouts.k400 import is_annotation
 from .lists import read_lists, text_lines
+from .readable import check_on_error
 from .sampling import clip_generator
 from .tables import HUB_PREFIX, is_table, read_table
 
@@ -29,14 +32,17 @@ def read_data(
     labels: str | os.PathLike | Sequence[str] | None = None,
     video_column: str | None = None,
     label_column: str | None = None,
+    layout: str = "auto",
+    split_number: int = 1,
+    on_error: str = "raise",
 ) -> DataSplits:
     """Find the clips of a data set; no video is opened.
 
     Args:
         data: a folder with a folder for each class; a folder with train, val and test folders of these; a folder that list
-            files refer to (given, or named `train.csv`, `val.csv` and `test.csv` in it); a folder that `datasets` reads
-            (saved by it, of parquet files, or a videofolder with metadata); `hf://datasets/OWNER/NAME`; or a data set of
-            `datasets` itself.
+            files refer to (given, or named `train.csv`, `val.csv` and `test.csv` in it); a public data set as it is
+            downloaded, see `layout`; a folder that `datasets` reads (saved by it, of parquet files, or a videofolder with
+            metadata); `hf://datasets/OWNER/NAME`; or a data set of `datasets` itself.
         train_list: file of lines `path label`, paths relative to `data`; a path with spaces stands in quotes, or a tab
             stands before the label.
         val_list: likewise.
@@ -45,11 +51,16 @@ def read_data(
             in `data`, or the sorted names that occur.
         video_column: of a `datasets` data set; None finds it.
         label_column: of a `datasets` data set; None finds it.
+        layout: `"ucf101"`, `"hmdb51"`, `"ssv2"` or `"k400"`: that data set with its own lists; `"auto"` knows them by these;
+            `"none"` for none of them.
+        split_number: which of the published splits of UCF101 and HMDB51, 1 to 3.
+        on_error: `"raise"` refuses a public data set of which more than a tenth is missing, `"skip"` takes what there is.
 
     Returns:
         The clips of each split and the names of the classes.
 
     Raises:
+        ConfigError: an unknown `layout`, or a split that it has not.
         DataError: nothing can be made of it; all wrong lines, files or names are listed.
         MissingExtraError: `datasets` is needed and not installed.
     """
@@ -62,6 +73,7 @@ def read_data(
                 "has its own splits. Give the folder of the videos instead."
             )
         return read_table(data, _label_names(labels), video_column, label_column)
+    check_on_error(on_error)
     root = Path(data)
     if not root.is_dir():
         found = "it is a file" if root.exists() else "there is no such folder"
@@ -72,9 +84,19 @@ def read_data(
     if labels is None and (root / LABELS_FILE).is_file():
         labels = root / LABELS_FILE
     names = _label_names(labels)
-    list_files = list_files or {split: root / f"{split}.csv" for split in SPLITS if (root / f"{split}.csv").is_file()}
+    if list_files and layout not in (AUTO, NONE):
+        raise ConfigError(
+            f"layout ({layout!r}) must be left out where list files are given, for it has lists of its own, but "
+            f"{', '.join(f'{split}_list' for split in list_files)} was given. Choose one."
+        )
+    if not list_files and layout in (AUTO, NONE):
+        list_files = {split: file for split in SPLITS if (file := root / f"{split}.csv").is_file()}
+        # Kinetics' own lists have these names too.
+        list_files = {split: file for split, file in list_files.items() if layout == NONE or not is_annotation(file)}
     if list_files:
         return read_lists(root, list_files, names)
+    if (public := find_layout(root, layout)) is not None:
+        return read_layout(root, *public, names, split_number=split_number, on_error=on_error)
     if is_table(root):
         return read_table(root, names, video_column, label_column)
     return read_folders(root, names)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from clips import write_classes, write_clip
+from layouts import write_ucf101
 from models import tiny_videomae
 from pages import BACKBONE
 
@@ -20,6 +21,7 @@ def prepared(tmp_path_factory) -> Path:
     write_classes(root / "clips" / "test", CLASSES, clips=2, **size)
     write_clip(root / "new-clips" / "kick.mp4", seed=7, **size)
     write_clip(root / "new-clips" / "fall.mp4", seed=8, **size)
+    write_ucf101(root / "ucf101")
     for split, clips in (("train", 4), ("test", 2)):
         lines = [f"{split}/{name}/{name}_{number}.mp4 {name}" for name in CLASSES for number in range(clips)]
         (root / f"{split}-list.txt").write_text("\n".join(lines) + "\n")
