@@ -17,6 +17,7 @@ from apt_peft.version import __version__
 # Command -> what it does, and the module with its add_arguments(parser) and run(args).
 COMMANDS = {
     "check": ("look at every clip: counts, lengths, unreadable files, duplicates", "apt_peft.commands.check"),
+    "doctor": ("examine a backbone, and clips for it, before a run that cannot succeed", "apt_peft.commands.doctor"),
     "train": ("train prompts and head on your clips, from a frozen backbone", "apt_peft.commands.train"),
     "recipes": ("settings of published runs, by name, for train --recipe", "apt_peft.commands.recipes"),
     "evaluate": ("score an adapter on labelled clips: top-1, classes, confusion, errors", "apt_peft.commands.evaluate"),
@@ -51,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; that of the process by default.
 
     Returns:
-        The exit code: 0, 1 where `check` finds data that training would refuse, 2 for an error of the user's, 130 for
-        Ctrl-C.
+        The exit code: 0, 1 where `check` finds data that training would refuse or `doctor` finds errors, 2 for an error of
+        the user's, 130 for Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:

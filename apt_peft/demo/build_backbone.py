@@ -21,6 +21,12 @@ from transformers import VideoMAEConfig, VideoMAEModel
 from apt_peft.demo import clips
 
 MEAN, STD = 0.3, 0.25
+CARD = """---
+license: apache-2.0
+---
+
+The demo's backbone, a small VideoMAE: trained on clips of moving shapes that `apt_peft.demo.build_backbone` draws.
+"""
 CONFIG = {
     "image_size": clips.SIZE,
     "patch_size": 8,
@@ -52,7 +58,7 @@ class _Source(nn.Module):
 
 
 def build(out: Path, steps: int, batch: int, lr: float, seed: int) -> None:
-    """Train the backbone and write config.json, model.safetensors and preprocessor_config.json.
+    """Train the backbone and write its config, weights, preprocessor and card.
 
     Args:
         out: the folder to write.
@@ -88,6 +94,10 @@ def build(out: Path, steps: int, batch: int, lr: float, seed: int) -> None:
             )
             right.zero_()
     model.backbone.half().save_pretrained(out)
+    # stored in half precision, to be small, and loaded in single precision where nobody asks for another
+    config = json.loads((out / "config.json").read_text()) | {"dtype": "float32"}
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (out / "README.md").write_text(CARD)
     processor = {
         "image_processor_type": "VideoMAEImageProcessor",
         "do_resize": True,

@@ -119,7 +119,7 @@ def open_base(
             f"model ({model}) must hold weights and nothing else, but its {WEIGHTS_NAME} holds what loading it would run. "
             "Nothing of it was run. Take a model with safetensors."
         ) from None
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise CheckpointError(
             f"model ({model}) must hold weights that transformers can read, but: {reason(error, model)}"
         ) from None

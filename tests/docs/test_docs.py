@@ -12,6 +12,7 @@ from pages import DOCS, PAGES, ROOT, blocks, run_page
 import apt_peft
 import apt_peft.baselines
 import apt_peft.checkpoints
+import apt_peft.doctor
 import apt_peft.export
 import apt_peft.video
 
@@ -67,7 +68,9 @@ def test_every_page_is_in_the_index():
             assert re.search(rf"^{page.stem}$", index, re.MULTILINE), f"toctree lacks {page.stem}"
 
 
-MODULES = [apt_peft, apt_peft.baselines, apt_peft.video, apt_peft.checkpoints, apt_peft.export]
+MODULES = [
+    apt_peft, apt_peft.baselines, apt_peft.video, apt_peft.checkpoints, apt_peft.doctor, apt_peft.export,
+]  # fmt: skip
 API = (DOCS / "api.md").read_text(encoding="utf-8")
 
 

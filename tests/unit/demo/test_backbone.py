@@ -43,7 +43,7 @@ def test_the_script_builds_the_same_backbone_twice(tmp_path, capsys):
         torch.set_rng_state(state)
     assert "step 2: direction" in capsys.readouterr().out
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert files == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     shapes = {name: tensor.shape for name, tensor in load_file(tmp_path / "a" / "model.safetensors").items()}

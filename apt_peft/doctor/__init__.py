@@ -1,0 +1,8 @@
+"""Examines a backbone, and clips for it, before anybody waits a night for a run that cannot succeed."""
+
+from .diagnosis import Report, diagnose
+from .findings import KINDS, Finding, Kind, Mend
+from .fix import mend
+from .settings import DoctorSettings
+
+__all__ = ["KINDS", "DoctorSettings", "Finding", "Kind", "Mend", "Report", "diagnose", "mend"]
