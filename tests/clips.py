@@ -8,6 +8,7 @@ import av
 import numpy as np
 
 TICKS = 1000  # per second, fine enough for any frame rate
+SOUND = {".webm": ("libopus", 48000), ".mpg": ("mp2", 44100)}  # codec and rate where AAC has no place
 
 
 def picture(index: int, width: int = 64, height: int = 48, seed: int = 0) -> np.ndarray:
@@ -94,7 +95,7 @@ def write_clip(
             stream.codec_context.time_base = Fraction(1, TICKS)
         if rotation or hflip:
             stream.set_display_rotation(rotation, hflip=hflip)
-        sound = container.add_stream("aac", rate=8000) if audio else None
+        sound = container.add_stream(*SOUND.get(path.suffix, ("aac", 8000))) if audio else None
         for index in range(num_frames):
             frame = av.VideoFrame.from_ndarray(picture(index, width, height, seed), format="rgb24")
             # One thread here and in the encoder: left-over threads would hang a test that forks workers.
@@ -181,6 +182,29 @@ def write_cut(path: str | Path, whole: str | Path, keyframe: int) -> Path:
     return Path(path)
 
 
+def write_trimmed(path: str | Path, whole: str | Path, frames: int) -> Path:
+    """Write an mp4 whose first frames are there and not shown (an edit list), as phones trim.
+
+    Args:
+        path: of the new file.
+        whole: the file to take from, at a steady frame rate.
+        frames: that are not shown.
+
+    Returns:
+        The path.
+    """
+    options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    with av.open(str(whole)) as source, av.open(str(path), "w", options=options) as target:
+        template = source.streams.video[0]
+        stream = target.add_stream_from_template(template)
+        shift = round(frames / (template.average_rate * template.time_base))
+        for packet in source.demux(template):
+            if packet.size:
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                target.mux(packet)
+    return Path(path)
+
+
 def write_classes(root: str | Path, classes: Sequence[str], clips: int = 2, **settings) -> Path:
     """Write a folder of small clips for each class.
 
@@ -200,8 +224,9 @@ def write_classes(root: str | Path, classes: Sequence[str], clips: int = 2, **se
 
 
 def _write_silence(container, stream) -> None:
+    rate = stream.codec_context.sample_rate
     for index in range(4):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = 8000, 1024 * index, Fraction(1, 8000)
+        frame.sample_rate, frame.pts, frame.time_base = rate, 1024 * index, Fraction(1, rate)
         container.mux(stream.encode(frame))
     container.mux(stream.encode())

@@ -82,12 +82,13 @@ def source_name(source: Source) -> str:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else source.name
 
 
-def open_video(source: str | bytes, name: str) -> tuple[Any, Any]:
+def open_video(source: str | bytes, name: str, num_threads: int = 1) -> tuple[Any, Any]:
     """Open a video with PyAV.
 
     Args:
         source: path or content.
         name: what to call it in messages.
+        num_threads: of the decoder; 0 is one for each CPU core.
 
     Returns:
         The container and its first video stream, cover pictures not counted.
@@ -111,9 +112,8 @@ def open_video(source: str | bytes, name: str) -> tuple[Any, Any]:
         container.close()
         raise UnreadableVideoError(name, "there is no video stream in it")
     stream = streams[0]
-    # Clips are read by several workers at once, so each reader takes one thread.
-    stream.codec_context.thread_count = 1
-    stream.codec_context.thread_type = "NONE"
+    stream.codec_context.thread_count = num_threads
+    stream.codec_context.thread_type = "NONE" if num_threads == 1 else "AUTO"
     return container, stream
 
 

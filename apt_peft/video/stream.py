@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 from ..errors import require
 from .source import Source, content, open_video, source_name
 
+# Codecs whose decoders rightly leave out frames that no other frame refers to.
+SKIPPING = ("h264", "mpeg4", "mpeg2video")
+
 
 class Key(NamedTuple):
     """A packet from which decoding can start."""
@@ -20,17 +23,19 @@ class VideoStream:
 
     Args:
         source: path, bytes or held video.
+        num_threads: of the decoder; 0 is one for each CPU core.
 
     Raises:
         UnreadableVideoError: it cannot be opened, or has no video in it.
         MissingExtraError: PyAV is not installed.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, num_threads: int = 1) -> None:
         self._errors = require("av", "video").error
         self.name = source_name(source)
-        self._source = content(source)
-        self._container, self.stream = open_video(self._source, self.name)
+        self._source, self._num_threads = content(source), num_threads
+        self._in_fields = False
+        self._container, self.stream = open_video(self._source, self.name, num_threads)
         context = self.stream.codec_context
         self.codec: str = context.name
         self.size: tuple[int, int] = (context.width, context.height)
@@ -50,7 +55,7 @@ class VideoStream:
         """
         if again:
             self._container.close()
-            self._container, self.stream = open_video(self._source, self.name)
+            self._container, self.stream = open_video(self._source, self.name, self._num_threads)
         return self._whole(self._container.demux(self.stream))
 
     def packets_from(self, key: Key, known: Collection[int]) -> Iterator[Any] | None:
@@ -85,21 +90,30 @@ class VideoStream:
             wanted: times of the frames that must come, others may be left out; None is all.
         """
         context = self.stream.codec_context
-        # In H.264 a frame that no other refers to can be left out. HEVC's flag for it does not cover upper layers.
-        skips = wanted is not None and self.codec == "h264"
+        left = None if wanted is None else set(wanted)
+        skips, skipping = left is not None and self.codec in SKIPPING, None
         for packet in packets:
-            if skips and wanted is not None:
-                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            if skips and left is not None and skipping != (skipping := packet.pts not in left):
+                context.skip_frame = "NONREF" if skipping else "DEFAULT"
             if packet.is_corrupt:
                 continue
             try:
                 yield from packet.decode()
             except self._errors.FFmpegError:
                 continue
+            if left is not None:
+                left.discard(packet.pts)
+                if not left and not self._in_fields:
+                    break  # the decoder has all that is wanted, and gives it out when it is told that nothing follows
         try:
-            yield from context.decode(None)
+            rest = context.decode(None)
         except self._errors.FFmpegError:
             return
+        if left is not None and not left and not self._in_fields and any(frame.interlaced_frame for frame in rest):
+            # The other half of a frame may come in a packet of its own: from now on, none is cut off from what follows it.
+            self._in_fields = True
+            return
+        yield from rest
 
     def all_frames(self) -> Iterator[Any]:
         """Every frame, from the beginning of the file."""
