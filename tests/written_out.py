@@ -31,6 +31,11 @@ def softmax_over_tokens_and_prompts(
     """softmax([Q K^T ; Q P_k^T]) [V ; P_v]: masks and position biases act on the tokens, a soft cap on all scores."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.einsum("bhqd,bhkd->bhqk", query, key) * scaling
+    if (gate := getattr(module, "gate", None)) is not None:
+        directions, weights = gate  # (r, D), (r,)
+        hidden = torch.einsum("bhkd,rd->bhkr", key, directions) / 4
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+        scores = scores + torch.einsum("bhkr,r->bhk", hidden, weights)[:, :, None]
     keys, values, *bias_of_prompts = getattr(module, "prompts", (key.new_zeros(0, key.shape[-1]),) * 2)
     of_prompts = query @ keys.transpose(-1, -2) * scaling
     if softcap is not None:
@@ -59,12 +64,13 @@ def timesformer_forward(module: nn.Module, hidden_states: Tensor, output_attenti
     return (result.flatten(2), attention) if output_attentions else (result.flatten(2),)
 
 
-def write_out(model: nn.Module, prompts: Prompts) -> nn.Module:
+def write_out(model: nn.Module, prompts: Prompts, gates: Prompts | None = None) -> nn.Module:
     """Replace the attention of a real model by the one above, with prompts in the named modules.
 
     Args:
         model: as transformers has it; changed in place and returned.
         prompts: the prompts that act, scales multiplied in.
+        gates: directions and weights of the modules that have a gate on their keys.
     """
     transformers.AttentionInterface.register("written_out", softmax_over_tokens_and_prompts)
     transformers.AttentionMaskInterface.register("written_out", sdpa_mask)
@@ -75,6 +81,8 @@ def write_out(model: nn.Module, prompts: Prompts) -> nn.Module:
             module.forward = partial(timesformer_forward, module)
     for name, pair in prompts.items():
         model.get_submodule(name).prompts = pair
+    for name, pair in (gates or {}).items():
+        model.get_submodule(name).gate = pair
     return model
 
 
@@ -94,6 +102,15 @@ class SavedPrompts:
         return {
             name: (self._scaled(name, "key", 0), self._scaled(name, "value", 1), *([] if bias is None else [bias]))
             for name, bias in biases.items()
+        }
+
+    def gates(self) -> Prompts:
+        """Directions and weights, of adapters with a gate."""
+        stems = {name: f"{self.prefix}{name}.attention_prompt_gate" for name in self.modules}
+        return {
+            name: (self.leaves[stem], self.leaves[f"{stem}_weight"])
+            for name, stem in stems.items()
+            if stem in self.leaves
         }
 
     def _scaled(self, module: str, kind: str, row: int) -> Tensor:

@@ -145,6 +145,7 @@ def _settings(facts: Facts) -> list[tuple[str, str]]:
             ("start of the prompts", STARTS[config.init_weights]),
             ("factor on the prompts", FACTORS[config.reparameterization]),
             ("dropout on the prompts", f"{config.prompt_dropout:g}"),
+            *([("gate on the keys", f"{config.key_gate} directions, an addition")] if config.key_gate else []),
         ]
     if config.modules_to_save:
         rows.append(("trained in full", ", ".join(words.code(name) for name in config.modules_to_save)))

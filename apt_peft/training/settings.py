@@ -209,6 +209,13 @@ class TrainSettings(Settings):
     reparameterization: str = setting(
         TEXT, "factor of each prompt", "max", choices=("max", "softplus", "none"), group=PROMPTS
     )
+    key_gate: int = setting(
+        INTEGER,
+        "directions of a layer that score the tokens' own keys: an addition to the published method; 0: none",
+        0,
+        rule=within(0, 1024),
+        group=PROMPTS,
+    )
     share_prompts_across_heads: bool = setting(SWITCH, "all heads of a layer use the same prompts", True, group=PROMPTS)
     init_weights: str = setting(
         TEXT,

@@ -199,6 +199,12 @@ def _problems_of_prompts(
             f"adapters {waiting} must have their prompts, but they wait for data. "
             "Call apt_peft.initialize_prompts_from_data(model, dataloader)."
         )
+    gated = [name for name in adapters if any(name in layer.attention_prompt_gate for layer in layers.values())]
+    if gated:
+        yield (
+            f"adapters {gated} must have no key_gate, which has no weighted sum. Activate them together: "
+            f"model.base_model.set_adapter({list(adapters)})."
+        )
     if how != "linear":
         return
     shapes = {a: {key: layer.num_prompt_tokens(a) for key, layer in layers.items() if layer.has(a)} for a in adapters}

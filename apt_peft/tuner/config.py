@@ -14,8 +14,9 @@ from .families import DEFAULT_PATTERNS
 from .limits import expression_problem, shortened, size_problems
 from .readme import complete
 
-FORMAT_VERSION = 2  # the newest that this version reads; adapters that need none of its additions are saved as 1
+FORMAT_VERSION = 3  # the newest that this version reads; adapters that need none of its additions are saved as 1
 MAX_PROMPT_TOKENS = 65_536
+MAX_GATE = 1_024
 REPARAMETERIZATIONS = ("max", "softplus", "none")
 
 
@@ -32,6 +33,8 @@ class AttentionPromptConfig(PeftConfig):
             the start; "none": no scale is learned.
         score_bias: each prompt also has a learned bias on its attention score, zero at the start. An addition;
             `add_weighted_adapter` stores the weights of joined adapters in it.
+        key_gate: r, learned directions of a layer that score the tokens' own keys; the result joins these tokens' logits,
+            zero at the start (see `gate.py`). An addition; 0 for none, as published.
         share_prompts_across_heads: True: one (P, D) tensor for all heads of a layer, as published; False: (H, P, D).
         init_weights: True: uniform, as published; "data": from the backbone's own keys and values, by
             `initialize_prompts_from_data`; False: random at the scale of real keys, with scales around 1.
@@ -50,7 +53,7 @@ class AttentionPromptConfig(PeftConfig):
     Raises:
         ConfigError: a value breaks its rule; all broken rules are listed.
 
-    Source: Bandara & Patel, Attention Prompt Tuning (FG 2024). Softplus, per-head prompts and "data" are additions.
+    Source: Bandara & Patel, Attention Prompt Tuning (FG 2024). Softplus, per-head prompts, "data" and gates are additions.
     """
 
     num_prompt_tokens: int = field(default=100, metadata={"help": "Prompt tokens per attention layer."})
@@ -63,6 +66,7 @@ class AttentionPromptConfig(PeftConfig):
         default="max", metadata={"help": "Factor on the prompts: max(scale, 1), a smooth softplus, or none."}
     )
     score_bias: bool = field(default=False, metadata={"help": "A learned bias on each prompt's attention score."})
+    key_gate: int = field(default=0, metadata={"help": "Learned directions that score the tokens' own keys."})
     share_prompts_across_heads: bool = field(default=True, metadata={"help": "One set of prompts for all heads."})
     init_weights: bool | Literal["data"] = field(
         default=True, metadata={"help": "True: as published. 'data': from the backbone's keys. False: random."}
@@ -106,6 +110,8 @@ class AttentionPromptConfig(PeftConfig):
             self.num_prompt_tokens_pattern = {}
         if (self.num_prompt_tokens_pattern or self.score_bias) and self.format_version == 1:
             self.format_version = 2  # an older apt_peft must not pass over what it does not know
+        if self.key_gate and self.format_version in (1, 2):
+            self.format_version = 3
         problems = list(self._problems())
         if problems:
             raise ConfigError(" ".join(map(shortened, problems)))
@@ -132,6 +138,8 @@ class AttentionPromptConfig(PeftConfig):
         yield from self._pattern_problems()
         if not isinstance(self.score_bias, bool):
             yield f"score_bias ({self.score_bias!r}) must be True or False."
+        if not _is_int(self.key_gate) or not 0 <= self.key_gate <= MAX_GATE:
+            yield f"key_gate ({self.key_gate!r}) must be a whole number from 0 to {MAX_GATE:,}."
         if not _is_number(self.prompt_dropout) or not 0 <= self.prompt_dropout < 1:
             yield f"prompt_dropout ({self.prompt_dropout!r}) must be a number of at least 0 and below 1."
         if self.reparameterization not in REPARAMETERIZATIONS:

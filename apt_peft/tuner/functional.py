@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .gate import Gate
+
 # softplus(0 + SOFTPLUS_SHIFT) = 1: a scale of zero leaves the prompts as they are
 SOFTPLUS_SHIFT = math.log(math.e - 1)
 
@@ -96,6 +98,7 @@ class Prompts(NamedTuple):
     values: Tensor  # (..., P, D)
     bias: Tensor | None = None  # (P,) or (B, P): added to the scores of the prompts; None adds nothing
     present: Tensor | None = None  # (B, P), boolean: False where a sample has no prompt; None where each has all P
+    gates: tuple[Gate, ...] = ()  # what scores the tokens' own keys
 
 
 def join_prompts(parts: Sequence[Prompts], num_heads: int) -> Prompts:
@@ -119,7 +122,10 @@ def join_prompts(parts: Sequence[Prompts], num_heads: int) -> Prompts:
     if any(part.bias is not None for part in parts):
         bias = torch.cat([_bias(part) for part in parts], dim=-1)
     return Prompts(
-        torch.cat([part.keys for part in parts], dim=-2), torch.cat([part.values for part in parts], dim=-2), bias
+        torch.cat([part.keys for part in parts], dim=-2),
+        torch.cat([part.values for part in parts], dim=-2),
+        bias,
+        gates=tuple(gate for part in parts for gate in part.gates),
     )
 
 

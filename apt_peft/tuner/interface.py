@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -18,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..errors import TargetError
 from .families import forward_function
 from .functional import Prompts, append_prompts, extend_mask, flash_mask, pad_mask
+from .gate import gate_scores, gated
 from .seams import softmax_attention
 
 if TYPE_CHECKING:
@@ -109,6 +111,9 @@ def attention_prompt_forward(
     if name == "eager" and attention_mask is not None and layer.eager_ignores_masks:
         implementation = softmax_attention  # what is masked here are prompts; the model itself has no masks
     first = flash and attention_mask is not None
+    if prompts.gates:
+        padding = (prompts.keys.shape[-2], 0) if first else (0, prompts.keys.shape[-2])
+        implementation = gated(implementation, F.pad(gate_scores(key, prompts.gates), padding), name)
     key, value = append_prompts(key, prompts.keys, first=first), append_prompts(value, prompts.values, first=first)
     return implementation(plain_module, query, key, value, attention_mask, **kwargs)
 

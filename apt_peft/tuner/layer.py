@@ -19,6 +19,7 @@ from .functional import (
     published_bound,
     stack_prompts,
 )
+from .gate import DIRECTION_DEVIATION, Gate
 from .heads import HeadWrapper
 from .interface import PromptedConfig, attention_prompt_forward, eager_attention
 from .limits import refuse_unusable
@@ -44,6 +45,8 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
         "attention_prompt_value",
         "attention_prompt_scale",
         "attention_prompt_bias",
+        "attention_prompt_gate",
+        "attention_prompt_gate_weight",
     )
     other_param_names = ("prompt_dropout", "reparameterization", "awaits_data")
     heads: tuple[HeadWrapper, ...] = ()  # of the model; a tuple, so that they are no children
@@ -64,6 +67,8 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
         # (2, P) or (2, H, P), row 0 for keys: kept at two dimensions and more, since weight decay acts on it
         self.attention_prompt_scale = PromptDict()
         self.attention_prompt_bias = PromptDict()  # (P,), of adapters with `score_bias`
+        self.attention_prompt_gate = PromptDict()  # (r, D), of adapters with `key_gate`
+        self.attention_prompt_gate_weight = PromptDict()  # (r,)
         self.prompt_dropout: dict[str, float] = {}
         self.reparameterization: dict[str, str] = {}
         self.awaits_data: dict[str, bool] = {}
@@ -108,6 +113,9 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
             self.attention_prompt_scale[adapter_name] = nn.Parameter(torch.empty((2, *shape[:-1]), **new))
         if config.score_bias:
             self.attention_prompt_bias[adapter_name] = nn.Parameter(torch.empty(shape[-2], **new))
+        if config.key_gate:
+            self.attention_prompt_gate[adapter_name] = nn.Parameter(torch.empty((config.key_gate, dim), **new))
+            self.attention_prompt_gate_weight[adapter_name] = nn.Parameter(torch.empty(config.key_gate, **new))
         self.prompt_dropout[adapter_name] = config.prompt_dropout
         self.reparameterization[adapter_name] = config.reparameterization
         self.awaits_data[adapter_name] = config.init_weights == "data" and not config.data_initialized
@@ -139,6 +147,10 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
                 nn.init.constant_(scale, neutral)
         if adapter_name in self.attention_prompt_bias:
             nn.init.zeros_(self.attention_prompt_bias[adapter_name])
+        if adapter_name in self.attention_prompt_gate:
+            nn.init.normal_(self.attention_prompt_gate[adapter_name], std=DIRECTION_DEVIATION)
+            spread = 0.5 if config.init_weights is False else 0.0  # at zero the gate does nothing
+            nn.init.uniform_(self.attention_prompt_gate_weight[adapter_name], -spread, spread)
 
     def prompts_of_batch(self) -> Prompts | None:
         """What this forward adds: each sample's own adapter where they were named, else the active ones.
@@ -200,7 +212,13 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
             effective_prompts(self.attention_prompt_key[name], scales[0], kind, rate, training),
             effective_prompts(self.attention_prompt_value[name], scales[1], kind, rate, training),
             self.attention_prompt_bias.get(name),
+            gates=self._gates(name),
         )
+
+    def _gates(self, name: str) -> tuple[Gate, ...]:
+        if name not in self.attention_prompt_gate:
+            return ()
+        return (Gate(self.attention_prompt_gate[name], self.attention_prompt_gate_weight[name]),)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Let adapters act, and be trained unless `inference_mode`; refused first where two of them bring a head."""
@@ -324,7 +342,7 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
         for name in (
             name for name in self.attention_prompt_key if f"{prefix}attention_prompt_key.{name}" in state_dict
         ):
-            for kind in ("attention_prompt_scale", "attention_prompt_bias"):
+            for kind in ("attention_prompt_scale", "attention_prompt_bias", "attention_prompt_gate"):
                 given = {f"{prefix}{kind}", f"{prefix}{kind}.{name}"} & state_dict.keys()  # PEFT names what has a place
                 if given and name not in getattr(self, kind):
                     raise CheckpointError(

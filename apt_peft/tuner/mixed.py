@@ -84,6 +84,12 @@ def _check(
             "set_adapter(name) to train one adapter."
         )
     _check_names(tuner, adapter_names)
+    gated = sorted({name for name in adapter_names if name != BASE and tuner.prompt_adapters[name].key_gate})
+    if gated and len(set(adapter_names)) > 1:
+        raise ConfigError(
+            f"adapter_names {gated} must have no key_gate in a mixed batch, but a gate scores the tokens of all samples. Run "
+            "their samples apart."
+        )
     inputs = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
     if inputs is not None and len(inputs) != len(adapter_names):
         raise ConfigError(

@@ -180,6 +180,11 @@ def test_error_bias_on_scores(tmp_path):
         export(prompted(score_bias=True), tmp_path)
 
 
+def test_error_gate_on_keys(tmp_path):
+    with refused(tmp_path / "adapter", "its prompts come with a gate on the keys (key_gate)"):
+        export(prompted(key_gate=2), tmp_path)
+
+
 def test_error_head_nowhere(tmp_path):
     tiny_videomae().videomae.save_pretrained(tmp_path / "base")
     missing = "classifier.bias, classifier.weight, fc_norm.bias, fc_norm.weight"

@@ -51,6 +51,17 @@ def test_inductor_forward_and_training_step():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_a_gate_on_keys_breaks_no_graph():
+    model = prompted(key_gate=3).train()
+    run, counter = compiled(model)
+    inputs = {"pixel_values": clips(), "labels": torch.tensor([0, 2])}
+    loss, ours = gradients(model, run, **inputs)
+    eager_loss, wanted = gradients(model, model, **inputs)
+    assert (counter.frame_count, loss) == (1, pytest.approx(eager_loss, abs=1e-5))
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_dropout_is_drawn_anew_in_each_step():
     model = prompted(prompt_dropout=0.5).train()
     run, counter = compiled(model)

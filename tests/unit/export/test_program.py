@@ -205,6 +205,12 @@ def test_weights_of_prompts_export_too(tmp_path):
     torch.testing.assert_close(OnnxSession(tmp_path / "model.onnx")(clips(3)), eager(model, 3), rtol=0, atol=1e-5)
 
 
+def test_a_gate_on_keys_exports_too(tmp_path):
+    model = prompted(key_gate=3)
+    save_onnx(export_program(model, clips(1)), tmp_path / "model.onnx")
+    torch.testing.assert_close(OnnxSession(tmp_path / "model.onnx")(clips(3)), eager(model, 3), rtol=0, atol=1e-5)
+
+
 def test_eager_attention_exports_too(tmp_path):
     model = prompted(model=tiny_videomae(attn_implementation="eager"))
     save_onnx(export_program(model, clips(1)), tmp_path / "model.onnx")

@@ -69,7 +69,9 @@ def test_defaults(name):
 # ------------------------------------------------------------------------------------------------- against written out
 
 
-@pytest.mark.parametrize("settings", [{}, {"share_prompts_across_heads": False}, {"score_bias": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"share_prompts_across_heads": False}, {"score_bias": True}, {"key_gate": 4}], ids=str
+)
 @pytest.mark.parametrize(("name", "implementation"), CELLS)
 def test_forward_and_backward(name, implementation, settings, tmp_path):
     inputs = inputs_for(name, 3, dtype=torch.float64)
@@ -84,12 +86,13 @@ def test_forward_and_backward(name, implementation, settings, tmp_path):
 
     saved = SavedPrompts(tmp_path)
     assert saved.modules == model.targeted_module_names
-    reference = write_out(frozen(name, implementation), saved.prompts())
+    reference = write_out(frozen(name, implementation), saved.prompts(), saved.gates())
     want = output(reference, inputs)
     objective(want).backward()
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
     gradients = saved.gradients()
-    assert len(gradients) == (4 if "score_bias" in settings else 3) * ARCHITECTURES[name].layers
+    each = 3 + ("score_bias" in settings) + 2 * ("key_gate" in settings)
+    assert len(gradients) == each * ARCHITECTURES[name].layers
     largest = max(gradient.abs().max().item() for gradient in gradients.values())
     for key, parameter in model.named_parameters():
         if "attention_prompt_" in key:  # eager attention of some architectures takes its softmax in float32

@@ -204,6 +204,12 @@ def test_attention_without_a_place_for_the_bias(monkeypatch, attention):
             "apt_peft.initialize_prompts_from_data(model, dataloader).",
         ),
         (
+            (["default", "b"], [1.0, 2.0], "n", "cat"),
+            {"key_gate": 2},
+            "adapters ['b'] must have no key_gate, which has no weighted sum. Activate them together: "
+            "model.base_model.set_adapter(['default', 'b']).",
+        ),
+        (
             (["b"], [1.0], "n"),
             {"score_bias": True},
             "adapters ['b'] must have no score_bias for \"linear\", which has no sum for it. Take "

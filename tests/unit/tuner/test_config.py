@@ -73,10 +73,13 @@ WRONG = [
     ),
     ({"id2label": {0: "a", 2: "b"}}, "id2label ({0: 'a', 2: 'b'}) must name the labels 0, 1, 2, ... without gaps."),
     ({"data_initialized": "no"}, "data_initialized ('no') must be True or False."),
+    ({"key_gate": -1}, "key_gate (-1) must be a whole number from 0 to 1,024."),
+    ({"key_gate": True}, "key_gate (True) must be a whole number from 0 to 1,024."),
+    ({"key_gate": 1025}, "key_gate (1025) must be a whole number from 0 to 1,024."),
     ({"format_version": 0}, "format_version (0) must be a whole number from 1 on."),
     (
-        {"format_version": 3},
-        "format_version (3) must be at most 2 for this version of apt_peft, but the adapter was saved by a newer one. "
+        {"format_version": 4},
+        "format_version (4) must be at most 3 for this version of apt_peft, but the adapter was saved by a newer one. "
         "Run: pip install -U apt-peft",
     ),
     (
@@ -135,13 +138,13 @@ def test_saved_and_loaded_through_peft(tmp_path, name):
 def test_unknown_keys_of_a_newer_file_are_named_in_one_warning(tmp_path):
     AttentionPromptConfig(num_prompt_tokens=3).save_pretrained(tmp_path)
     file = tmp_path / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"key_gate": 8, "zzz": 1}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"new_part": 8, "zzz": 1}))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loaded = PeftConfig.from_pretrained(tmp_path)
     assert loaded.num_prompt_tokens == 3
     assert len(caught) == 1
-    assert "Unexpected keyword arguments ['key_gate', 'zzz'] for class AttentionPromptConfig" in str(caught[0].message)
+    assert "Unexpected keyword arguments ['new_part', 'zzz'] for class AttentionPromptConfig" in str(caught[0].message)
 
 
 def test_a_hostile_file_is_refused_before_memory_is_spent(tmp_path):

@@ -34,6 +34,7 @@ VARIANTS = [
     {"modules_to_save": ["classifier"]},
     {"target_modules": []},
     {"score_bias": True},
+    {"key_gate": 3},
     {"num_prompt_tokens_pattern": {r"layer\.1\.attention\.attention": 2}},
 ]
 

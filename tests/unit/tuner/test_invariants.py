@@ -21,6 +21,7 @@ VARIANTS = [
     {"reparameterization": "none"},
     {"share_prompts_across_heads": False},
     {"init_weights": True},
+    {"key_gate": 3},
     {"layers_to_transform": [1]},
 ]
 
@@ -92,7 +93,9 @@ def test_saved_and_loaded_in_a_new_process(tmp_path):
         model = prompted(**settings)
         expected.append(train(model))
         model.save_pretrained(tmp_path / f"adapter-{index}")
-    torch.save({"clips": clips(), "logits": expected}, tmp_path / "expected.pt")
+    # a product with a few directions is rounded by where its numbers lie in memory
+    tolerances = [1e-6 if "key_gate" in settings else 0.0 for settings in VARIANTS]
+    torch.save({"clips": clips(), "logits": expected, "tolerances": tolerances}, tmp_path / "expected.pt")
     script = f"""
 import torch, apt_peft
 from pathlib import Path
@@ -105,7 +108,8 @@ for index, logits in enumerate(expected["logits"]):
     base = AutoModelForVideoClassification.from_pretrained(folder / "base")
     model = PeftModel.from_pretrained(base, folder / f"adapter-{{index}}")
     assert not any(p.requires_grad for p in model.parameters())
-    assert torch.equal(model(expected["clips"]).logits, logits), index
+    difference = (model(expected["clips"]).logits - logits).abs().max().item()
+    assert difference <= expected["tolerances"][index], (index, difference)
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
 
