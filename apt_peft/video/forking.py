@@ -101,6 +101,7 @@ def _work(fd: int) -> None:
     """Answer one item after the other until no more can come; does not return."""
     try:
         with Connection(fd) as connection:
+            os.chdir(connection.recv())
             work: Callable[[Any], Any] = connection.recv()
             while True:
                 item = connection.recv()

@@ -211,6 +211,8 @@ class _Worker:
             self.connection = Connection(here.detach())
         self.code: int | None = None
         self.lock = threading.Lock()
+        # what forks it may have been started in another folder, and paths may be relative
+        self.connection.send_bytes(pickle.dumps(os.getcwd()))
         self.connection.send_bytes(pickle.dumps(work))  # by value: what torch shares otherwise is not there
 
     def end(self, *, kill: bool = False) -> int:

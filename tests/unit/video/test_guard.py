@@ -172,6 +172,15 @@ def test_videos_that_something_else_stores(files):
     ]
 
 
+def test_paths_are_relative_to_where_this_process_is(tmp_path, files, monkeypatch):
+    place = Path(files[0])
+    assert keep_readable([Clip(place)], on_error="skip")[1] == []  # what forks is running, wherever it was started
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(place.parent)
+    kept, errors = keep_readable([Clip(place.name)], on_error="skip")
+    assert (len(kept), errors) == (1, [])
+
+
 def test_a_cache_is_filled_by_other_processes(tmp_path, files):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     clips = [Clip(file, label) for label, file in enumerate([*files, tmp_path / "broken.mp4"])]
