@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -206,17 +206,22 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     return {key.replace("-", "_"): value for key, value in table.items()}
 
 
-def add_arguments(parser: argparse.ArgumentParser, cls: type[Settings], *, config: bool = False) -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser, cls: type[Settings], *, config: bool = False, only: Collection[str] | None = None
+) -> None:
     """Give a parser one flag for each setting of a class.
 
     Args:
         parser: the parser of a command.
         cls: the settings of the command.
         config: whether the command also reads `--config FILE.toml`.
+        only: settings that get a flag; None is all of them.
     """
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         table = field.metadata
+        if only is not None and field.name not in only:
+            continue
         if table["group"] not in groups:
             groups[table["group"]] = parser.add_argument_group(table["group"])
         group = groups[table["group"]]

@@ -18,6 +18,7 @@ from apt_peft.training.looking import NAMES, SPLITS, look_over
 from apt_peft.training.settings import TrainSettings
 from apt_peft.video import (
     Clip,
+    DataSplits,
     VideoDataset,
     read_data,
     stratified_split,
@@ -113,6 +114,32 @@ class RunData:
             shutil.rmtree(self.cache, ignore_errors=True)
 
 
+def find_clips(settings: TrainSettings) -> DataSplits:
+    """Find a run's clips; no video is opened.
+
+    Args:
+        settings: the run's flags.
+
+    Returns:
+        The clips of each split and the names of the classes.
+
+    Raises:
+        DataError: nothing can be made of the data.
+    """
+    return read_data(
+        settings.data,
+        train_list=settings.train_list,
+        val_list=settings.val_list,
+        test_list=settings.test_list,
+        labels=settings.labels,
+        video_column=settings.video_column,
+        label_column=settings.label_column,
+        layout=settings.layout,
+        split_number=settings.split_number,
+        on_error=settings.on_error,
+    )
+
+
 def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
     """Find a run's clips, hold out validation clips, and see that all of them can be read.
 
@@ -126,18 +153,7 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
     Raises:
         DataError: no clips or labels to train on, or files that cannot be read, all listed.
     """
-    found = read_data(
-        settings.data,
-        train_list=settings.train_list,
-        val_list=settings.val_list,
-        test_list=settings.test_list,
-        labels=settings.labels,
-        video_column=settings.video_column,
-        label_column=settings.label_column,
-        layout=settings.layout,
-        split_number=settings.split_number,
-        on_error=settings.on_error,
-    )
+    found = find_clips(settings)
     for warning in found.warnings:
         logger.warning("%s", warning)
     directions = _directions(found.labels)

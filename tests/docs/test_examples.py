@@ -60,12 +60,14 @@ def prompts_moved(adapter: str) -> bool:
     ],
     ids=["trainer", "accelerate", "accelerate, data"],
 )
-def test_training(place, run, name, more):
+def test_training(place, run, name, more, capsys):
     printed = run(name, *QUICK, "--out", "out", *more)
     assert "adapter: out" in printed
     assert re.search(r"test top-1 \d+\.\d % of 6 clips", printed)
     assert prompts_moved("out")
-    assert main(["evaluate", "--adapter", "out", "--data", "clips", "--no-progress", "--out", "tables"]) == 0
+    assert main(["evaluate", "--adapter", "out", "--data", "clips", "--no-progress", "--out", "tables"]) == 0, (
+        capsys.readouterr().err
+    )
 
 
 def test_one_process_has_nobody_to_share_a_model_with(place, run):
