@@ -7,6 +7,7 @@ from clips import write_classes
 from models import tiny_videomae
 
 from apt_peft.training.settings import TrainSettings
+from apt_peft.training.trainer import PromptTrainer
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +46,19 @@ def quick(backbone, data, tmp_path):
         return TrainSettings(**(values | changes))
 
     return settings
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[dict]:
+    """What each call of the loss saw and gave."""
+    seen = []
+    original = PromptTrainer.loss
+
+    def noted(self, outputs, labels, **options):
+        loss = original(self, outputs, labels, **options)
+        step = {"step": self.state.global_step, "logits": outputs.logits.detach().double(), "labels": labels.clone()}
+        seen.append(step | {"loss": loss.item()})
+        return loss
+
+    monkeypatch.setattr(PromptTrainer, "loss", noted)
+    return seen

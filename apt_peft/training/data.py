@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -15,11 +16,11 @@ from apt_peft.training.checkpoints import CACHE
 from apt_peft.training.clips import ClipSettings
 from apt_peft.training.datasets import training_dataset, video_dataset
 from apt_peft.training.looking import NAMES, SPLITS, look_over
+from apt_peft.training.options import FEATURES
 from apt_peft.training.settings import TrainSettings
 from apt_peft.video import (
     Clip,
     DataSplits,
-    VideoDataset,
     read_data,
     stratified_split,
 )
@@ -58,6 +59,7 @@ class RunData:
         fingerprint: changes with the clips' names, sizes and labels.
         skipped_reasons: names of clips that could not be read and were left out -> what is wrong with them.
         skipped_of: their names by split.
+        stored: data sets of stored features by split, which take the place of the clips.
     """
 
     settings: TrainSettings
@@ -69,18 +71,23 @@ class RunData:
     fingerprint: str
     skipped_reasons: dict[str, str] = field(default_factory=dict)
     skipped_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    stored: dict[str, Any] = field(default_factory=dict)
 
     @property
     def skipped(self) -> tuple[str, ...]:
         """Names of clips that could not be read and were left out."""
         return tuple(self.skipped_reasons)
 
-    def training(self) -> VideoDataset:
+    def training(self) -> Any:
         """The training clips, augmented and drawn anew in each epoch."""
+        if "train" in self.stored:
+            return self.stored["train"]
         return training_dataset(self.splits["train"], self.clips, self.settings, cache=self.cache)
 
-    def testing(self, split: str) -> VideoDataset:
+    def testing(self, split: str) -> Any:
         """The test views of a split's clips."""
+        if split in self.stored:
+            return self.stored[split]
         return video_dataset(self.splits[split], self.clips, seed=self.settings.seed, cache=self.cache)
 
     def names(self, split: str) -> list[str]:
@@ -112,6 +119,11 @@ class RunData:
         """Delete a cache that this run chose itself; a folder that the user named stays."""
         if self.cache is not None and self.settings.cache == "auto":
             shutil.rmtree(self.cache, ignore_errors=True)
+        if self.settings.feature_cache == "auto":
+            own = Path(self.settings.out) / CACHE
+            shutil.rmtree(own / FEATURES, ignore_errors=True)
+            with suppress(OSError):  # gone already, or somebody's frames are in it
+                own.rmdir()
 
 
 def find_clips(settings: TrainSettings) -> DataSplits:

@@ -25,7 +25,7 @@ from apt_peft.training.recipes import RECIPES, plain
 # Settings that say where and how a run is carried out and not what comes out of it: a resumed run may change them.
 HOW_NOT_WHAT = frozenset(
     {
-        *("model", "data", "out", "cache"),
+        *("model", "data", "out", "cache", "feature_cache"),
         *("workers", "threads", "progress", "resume", "push_to_hub", "device"),
         *("look_over", "time_limit"),
     }
@@ -124,6 +124,21 @@ class TrainSettings(Settings):
         "auto",
         group=DATA,
         metavar="DIR|auto|none",
+    )
+
+    feature_cache: str | None = setting(
+        TEXT,
+        "for --method linear: folder for what the backbone makes of each clip, computed once; auto: OUT/cache while training",
+        None,
+        group=DATA,
+        metavar="DIR|auto",
+    )
+    feature_views: int | None = setting(
+        INTEGER,
+        "with --feature-cache and random changes of clips: so many fixed draws of each, which epochs take in turn",
+        None,
+        rule=at_least(1),
+        group=DATA,
     )
 
     num_frames: int | None = setting(

@@ -34,6 +34,7 @@ from apt_peft.training.base import (
 from apt_peft.training.clips import ClipSettings, clip_settings
 from apt_peft.training.data import RunData, load_data
 from apt_peft.training.datasets import collate
+from apt_peft.training.features import use_features
 from apt_peft.training.losses import ClassificationLoss
 from apt_peft.training.mixing import Mixing
 from apt_peft.training.optimizer import learning_rates
@@ -124,6 +125,8 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
     }
     processes.on_first(partial(checkpoints.check_same_run, folder, now))
     model = add_prompts(base, settings, data)
+    if settings.feature_cache is not None:
+        use_features(model, settings, data)
     trained, total = model.get_nb_trainable_parameters()
     logger.info(
         "%s in %d classes. %s of %s parameters are trained.",

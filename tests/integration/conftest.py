@@ -1,4 +1,4 @@
 """What runs need."""
 
-from runs import backbone, data, quick  # noqa: F401
+from runs import backbone, data, quick, steps  # noqa: F401
 from trainers import arguments  # noqa: F401

@@ -177,6 +177,8 @@ def settings(place: Path, out: str, **changes) -> dict:
 LONG = {"epochs": 30}
 WEIGHTED = {"class_weights": "balanced", "loss": "focal", "gradient_accumulation_steps": 2, "val_fraction": 0.0}
 
+FEATURES = {"method": "linear", "feature_cache": "auto", "feature_views": 2}
+
 
 @pytest.fixture(scope="module")
 def killed(place) -> Path:
@@ -220,6 +222,7 @@ def runs(place, killed) -> tuple[dict[str, list[dict]], str]:
         "skip": settings(place, "skip", data=str(place / "damaged"), on_error="skip", prompt_dropout=0.0),
         "weighted": settings(place, "weighted", prompt_dropout=0.0, **WEIGHTED),
         "balanced": settings(place, "balanced", prompt_dropout=0.0, balanced_sampling=True, random_erasing=0.5),
+        "features": settings(place, "features", **FEATURES),
         "used": settings(place, "used"),
     }
     path = place / "runs.jsonl"
@@ -243,6 +246,7 @@ def history(out: Path) -> list[dict]:
         ("skip", {"on_error": "skip"}),
         ("weighted", WEIGHTED),  # 13 clips, 4, 4 and 5 of a class: the last step has one, of one process
         ("balanced", {"balanced_sampling": True, "random_erasing": 0.5}),
+        ("features", FEATURES),
     ],
 )
 def test_train_in_two_processes_is_train_with_their_total_batch(place, runs, name, changes):

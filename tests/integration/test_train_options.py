@@ -12,7 +12,6 @@ from test_resume import Stop, assert_same_run, stop_in
 
 from apt_peft.training.losses import IGNORED
 from apt_peft.training.train import train
-from apt_peft.training.trainer import PromptTrainer
 
 
 @pytest.fixture(scope="module")
@@ -24,22 +23,6 @@ def skewed(tmp_path_factory) -> Path:
         for path in sorted((root / name).iterdir())[kept:]:
             path.unlink()
     return root
-
-
-@pytest.fixture
-def steps(monkeypatch) -> list[dict]:
-    """What each call of the loss saw and gave."""
-    seen = []
-    original = PromptTrainer.loss
-
-    def noted(self, outputs, labels, **options):
-        loss = original(self, outputs, labels, **options)
-        step = {"step": self.state.global_step, "logits": outputs.logits.detach().double(), "labels": labels.clone()}
-        seen.append(step | {"loss": loss.item()})
-        return loss
-
-    monkeypatch.setattr(PromptTrainer, "loss", noted)
-    return seen
 
 
 def losses(out: Path) -> list[float]:
