@@ -18,6 +18,7 @@ from apt_peft.version import __version__
 COMMANDS = {
     "check": ("look at every clip: counts, lengths, unreadable files, duplicates", "apt_peft.commands.check"),
     "doctor": ("examine a backbone, and clips for it, before a run that cannot succeed", "apt_peft.commands.doctor"),
+    "shard": ("clips to WebDataset tar shards with an index, resumable", "apt_peft.commands.shard"),
     "train": ("train prompts and head on your clips, from a frozen backbone", "apt_peft.commands.train"),
     "recipes": ("settings of published runs, by name, for train --recipe", "apt_peft.commands.recipes"),
     "evaluate": ("score an adapter on labelled clips: top-1, classes, confusion, errors", "apt_peft.commands.evaluate"),

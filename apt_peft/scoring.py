@@ -18,6 +18,7 @@ from apt_peft.training.record import EVALUATION
 from apt_peft.video import Clip, UnreadableVideoError, keep_readable, read_data
 from apt_peft.video.clip import VIDEO_SUFFIXES
 from apt_peft.video.data import LABELS_FILE
+from apt_peft.video.shards.read import is_shards
 
 logger = logging.getLogger(__name__)
 WHAT, CLIPS, MACHINE = "what", "clips (default: as the adapter was trained)", "machine"
@@ -93,7 +94,9 @@ class EvaluateSettings(ScoringSettings):
 class PredictSettings(ScoringSettings):
     """Every flag of `apt-peft predict`."""
 
-    clips: str = setting(TEXT, "a video, or a folder of them", group=WHAT, positional=True, metavar="CLIP_OR_FOLDER")
+    clips: str = setting(
+        TEXT, "a video, a folder of them, or shards", group=WHAT, positional=True, metavar="CLIP_OR_FOLDER"
+    )
     top_k: int = setting(INTEGER, "labels to show a clip", 5, rule=at_least(1), group=WHAT)
     json: bool = setting(SWITCH, "print JSON", False, group=WHAT)
 
@@ -149,7 +152,7 @@ def predict(settings: PredictSettings) -> list[dict[str, Any]]:
     Raises:
         AptError: adapter, backbone or clips cannot be used.
     """
-    clips = [Clip(path) for path in _videos(Path(settings.clips))]
+    clips = _clips(settings.clips)
     adapter = open_adapter(settings)
     clips, unreadable = _readable(clips, settings)
     scores, _ = score_all(
@@ -211,6 +214,12 @@ def _readable(clips: list[Clip], settings: ScoringSettings) -> tuple[list[Clip],
     if errors and settings.on_error == "stop":
         raise unreadable_error(errors, len(clips))
     return kept, tuple(errors)
+
+
+def _clips(place: str) -> list[Clip]:
+    if is_shards(place):
+        return [clip for _, clips in read_data(place).items() for clip in clips]
+    return [Clip(path) for path in _videos(Path(place))]
 
 
 def _videos(place: Path) -> list[Path]:

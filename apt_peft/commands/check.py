@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     """
     chosen = settings.from_arguments(CheckSettings, vars(args))
     from apt_peft.video import audit, read_data
+    from apt_peft.video.shards.read import is_shards
+    from apt_peft.video.shards.verify import verify_shards
 
     splits = read_data(
         chosen.data,
@@ -88,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
             time_limit=chosen.time_limit,
             progress=bar.update,
         )
+    if chosen.decode and not chosen.train_list and is_shards(chosen.data):
+        (report.warnings if chosen.on_error == "skip" else report.problems).extend(verify_shards(chosen.data))
     usable = Counter(file.label for file in report.files if file.split == "train" and file.found is not None)
     if not splits.val and chosen.val_fraction > 0 and len(usable) > 1 and max(usable.values()) < 2:
         report.problems.append(

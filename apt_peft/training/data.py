@@ -1,7 +1,6 @@
 """The clips of a run: found, held out, looked at before the first step, and made into data sets."""
 
 import logging
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from apt_peft.video import (
     read_data,
     stratified_split,
 )
+from apt_peft.video.clip import clip_name, clip_size
 
 logger = logging.getLogger(__name__)
 AUTO_CACHE_BYTES = 2**30
@@ -202,22 +202,9 @@ def data_fingerprint(splits: dict[str, list[Clip]], root: str) -> str:
     """
     digest = sha256()
     for split, clips in splits.items():
-        for line in sorted(f"{split}\t{clip_name(clip, root)}\t{clip.label}\t{_size(clip)}" for clip in clips):
+        for line in sorted(f"{split}\t{clip_name(clip, root)}\t{clip.label}\t{clip_size(clip)}" for clip in clips):
             digest.update(line.encode() + b"\n")
     return digest.hexdigest()[:16]
-
-
-def clip_name(clip: Clip, root: str) -> str:
-    """A clip's name, relative to a folder where it lies in it."""
-    if isinstance(clip.source, (str, os.PathLike)) and Path(clip.source).is_relative_to(root):
-        return Path(clip.source).relative_to(root).as_posix()
-    return clip.name
-
-
-def _size(clip: Clip) -> int:
-    if isinstance(clip.source, (str, os.PathLike)):
-        return Path(clip.source).stat().st_size
-    return len(clip.source) if isinstance(clip.source, bytes) else 0
 
 
 def _directions(labels: Sequence[str]) -> list[str]:

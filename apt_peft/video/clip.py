@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
+from .shards.source import LostVideo, ShardVideo
 from .source import Source, UnreadableVideoError, source_name
 
 SPLITS = ("train", "val", "test")
@@ -42,7 +43,7 @@ class Clip:
         return source_name(self.source)
 
     def fingerprint(self) -> str:
-        """What changes when the file changes: of a file its path, size, times and place on the disk; else the content.
+        """What changes when the file changes: of a file or shard its path, size, times and place on the disk; else the content.
 
         The time of the last change of state tells a file that was replaced by one of equal size and date.
 
@@ -56,6 +57,8 @@ class Clip:
             except OSError as error:
                 raise UnreadableVideoError(self.name, f"opening it failed: {str(error.strerror).lower()}") from None
             return f"{path}|{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}|{state.st_ino}"
+        if isinstance(self.source, (ShardVideo, LostVideo)):
+            return self.source.fingerprint()
         content = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
         return hashlib.sha256(content).hexdigest()
 
@@ -92,6 +95,37 @@ class DataSplits:
     def items(self) -> list[tuple[str, list[Clip]]]:
         """The splits that have clips, by name."""
         return [(split, clips) for split in SPLITS if (clips := getattr(self, split))]
+
+
+def clip_name(clip: Clip, root: str) -> str:
+    """A clip's name, relative to a folder where it lies in it.
+
+    Args:
+        clip: the clip.
+        root: the data folder.
+
+    Returns:
+        With `/` between its parts; of a video in a shard relative to the folder of the shards.
+    """
+    source = clip.source
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_relative_to(root):
+        return Path(source).relative_to(root).as_posix()
+    return source.short_name if isinstance(source, (ShardVideo, LostVideo)) else clip.name
+
+
+def clip_size(clip: Clip) -> int:
+    """Bytes of a clip's file; 0 where only reading it would tell.
+
+    Args:
+        clip: the clip.
+
+    Returns:
+        The bytes.
+    """
+    source = clip.source
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).stat().st_size
+    return len(source) if isinstance(source, bytes) else getattr(source, "size", 0)
 
 
 def unknown_labels(unknown: Iterable[str], names: Sequence[str]) -> DataError:

@@ -15,6 +15,7 @@ from .layouts.k400 import is_annotation
 from .lists import read_lists, text_lines
 from .readable import check_on_error
 from .sampling import clip_generator
+from .shards.read import is_shards, read_shards
 from .tables import HUB_PREFIX, is_table, read_table
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def read_data(
         data: a folder with a folder for each class; a folder with train, val and test folders of these; a folder that list
             files refer to (given, or named `train.csv`, `val.csv` and `test.csv` in it); a public data set as it is
             downloaded, see `layout`; a folder that `datasets` reads (saved by it, of parquet files, or a videofolder with
-            metadata); `hf://datasets/OWNER/NAME`; or a data set of `datasets` itself.
+            metadata); `hf://datasets/OWNER/NAME`; a data set of `datasets` itself; or shards: a folder of them, or names such as
+            `shards/train-{000..127}.tar`.
         train_list: file of lines `path label`, paths relative to `data`; a path with spaces stands in quotes, or a tab
             stands before the label.
         val_list: likewise.
@@ -66,6 +68,13 @@ def read_data(
     """
     given = {"train": train_list, "val": val_list, "test": test_list}
     list_files = {split: Path(file) for split, file in given.items() if file is not None}
+    if isinstance(data, (str, os.PathLike)) and is_shards(data) and not (list_files and os.path.isdir(data)):
+        if list_files:
+            raise DataError(
+                f"{', '.join(f'{split}_list' for split in list_files)} must not be given with shards, whose labels are in them. "
+                "Give the folder of the videos, or leave the list out."
+            )
+        return read_shards(data, _label_names(labels))
     if not isinstance(data, (str, os.PathLike)) or str(data).startswith(HUB_PREFIX):
         if list_files:
             raise DataError(

@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 from ..errors import AptError, ConfigError
 from .clip import Clip
 from .library import RemoteVideo
+from .shards.source import LostVideo, ShardVideo
 from .source import UnreadableVideoError
 
 Item = TypeVar("Item")
@@ -114,7 +115,9 @@ def _movable(item: Any) -> Any:
     """
     if isinstance(item, tuple):
         return tuple(map(_movable, item))
-    if not isinstance(item, Clip) or isinstance(item.source, (str, os.PathLike, bytes, RemoteVideo)):
+    if not isinstance(item, Clip) or isinstance(
+        item.source, (str, os.PathLike, bytes, RemoteVideo, ShardVideo, LostVideo)
+    ):
         return item
     return Clip(item.source.read_bytes(), item.label)
 

@@ -1,0 +1,1 @@
+"""WebDataset shards: tar files of clips, written with an index, read by place, shuffled by index."""
