@@ -18,6 +18,15 @@ class SaveMidway(TrainerCallback):
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
+    @classmethod
+    def of(cls, settings: Any) -> "list[SaveMidway]":
+        """The callback that a run's flags ask for, or none.
+
+        Args:
+            settings: of the run.
+        """
+        return [] if settings.save_steps is None else [cls(settings.save_steps)]
+
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> Any:
         """Ask for a checkpoint where one is due."""
         if state.global_step % self.steps == 0 and not float(state.epoch).is_integer():

@@ -27,7 +27,7 @@ HOW_NOT_WHAT = frozenset(
     {
         *("model", "data", "out", "cache", "feature_cache"),
         *("workers", "threads", "progress", "resume", "push_to_hub", "device"),
-        *("look_over", "time_limit"),
+        *("look_over", "time_limit", "save_steps"),
     }
 )
 
@@ -105,6 +105,10 @@ class TrainSettings(Settings):
     label_column: str | None = setting(TEXT, "column of a data set's labels", None, group=DATA, metavar="NAME")
     layout: str = flags.layout(DATA)
     split_number: int = flags.split_number(DATA)
+    shard_window: int = setting(
+        INTEGER, "shards whose clips are mixed with each other in an epoch, see docs/shards.md", 16, rule=at_least(1),
+        group=DATA,
+    )  # fmt: skip
     val_fraction: float = setting(
         NUMBER,
         "part of each training class that chooses the best epoch where there is no validation split; 0 keeps the last epoch",
@@ -373,6 +377,13 @@ class TrainSettings(Settings):
     )
 
     test: bool = setting(SWITCH, "evaluate a test split once at the end", True, group=RUN)
+    save_steps: int | None = setting(
+        INTEGER,
+        "save every so many optimizer steps too, not only after each epoch; --resume then goes on in the middle of one",
+        None,
+        rule=at_least(1),
+        group=RUN,
+    )
     resume: bool = setting(
         SWITCH, "go on from the last complete checkpoint in --out, or start there if there is none", False, group=RUN
     )

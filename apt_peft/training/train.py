@@ -36,6 +36,7 @@ from apt_peft.training.data import RunData, load_data
 from apt_peft.training.datasets import collate
 from apt_peft.training.features import use_features
 from apt_peft.training.losses import ClassificationLoss
+from apt_peft.training.midway import SaveMidway
 from apt_peft.training.mixing import Mixing
 from apt_peft.training.optimizer import learning_rates
 from apt_peft.training.prompts import add_prompts, check_targets
@@ -222,7 +223,7 @@ def _trainer(model: PeftModel, settings: TrainSettings, data: RunData, folder: P
         data_collator=partial(collate, name=name),
         train_dataset=dataset,
         eval_dataset=data.testing("val") if validates else None,
-        callbacks=[RunCallback(dataset, progress=settings.progress)],
+        callbacks=[RunCallback(dataset, progress=settings.progress), *SaveMidway.of(settings)],
     )
 
 

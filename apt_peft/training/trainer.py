@@ -18,6 +18,7 @@ from apt_peft.training.losses import IGNORED, ClassificationLoss
 from apt_peft.training.mixing import Mixing
 from apt_peft.training.optimizer import LearningRates, prompt_parameter_groups, warmup_cosine
 from apt_peft.training.settings import TrainSettings
+from apt_peft.video.shards.order import ShardSampler, in_shards
 
 SELECTION = "selection"
 
@@ -77,6 +78,13 @@ class PromptTrainer(Trainer):
         if loss.device.type == "cpu":
             self.check_finite("loss", loss.item(), self.state.global_step + 1)
         return loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Clips in shards come in an order that reads shard after shard; all others as Trainer shuffles them."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if in_shards(dataset):
+            return ShardSampler(dataset, seed=self.settings.seed, window=self.settings.shard_window)
+        return super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
         """Batches of an optimizer step; clips that only fill up an epoch's last ones lose their labels, and don't count."""

@@ -17,6 +17,15 @@ WINDOW = 16
 _ORDER = 2**31
 
 
+def in_shards(dataset: Any) -> bool:
+    """Whether the clips of a data set lie in shards.
+
+    Args:
+        dataset: a `VideoDataset`, or another one, whose clips are not known to.
+    """
+    return any(isinstance(clip.source, ShardVideo) for clip in getattr(dataset, "clips", ()))
+
+
 def shard_blocks(clips: Sequence[Clip]) -> list[torch.Tensor]:
     """The clips of each shard.
 
