@@ -161,12 +161,14 @@ def _run_settings(facts: Facts) -> list[tuple[str, str]]:
     parts = ("prompts", "head") if facts.has_prompts or facts.baseline is not None else ("head",)
     names = {"prompts": facts.baseline or "prompts"}
     batch = settings["batch_size"] * settings.get("gradient_accumulation_steps", 1)
+    recipe = run.get("recipe")
     return [
+        *([("recipe", words.recipe(recipe))] if recipe else []),
         ("frames of a clip", f"{clips['num_frames']}, {clips['sampling']}{stride}"),
         ("pixels", f"{clips['size']} x {clips['size']}, resized by {clips['resize']}"),
         ("mean, std of the pixels", f"{clips['mean']}, {clips['std']}"),
         ("views of a test clip", f"{clips['segments']} in time x {clips['crops']} crops"),
-        ("augmentation", words.code(str(settings.get("augment")))),
+        ("augmentation", words.augmentation(settings)),
         ("peak learning rates", ", ".join(f"{names.get(part, part)} {rates[part]}" for part in parts)),
         ("weight decay, label smoothing", f"{settings['weight_decay']:g}, {settings['label_smoothing']:g}"),
         ("epochs, clips of a step", f"{settings['epochs']:,}, {batch:,}"),

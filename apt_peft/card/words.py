@@ -122,3 +122,32 @@ def table(rows: Sequence[Sequence[str]], heading: Sequence[str] = ()) -> str:
     heading = heading or ("",) * len(rows[0])
     lines = [heading, ("---",) * len(heading), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines).replace("|  |  |", "| | |")
+
+
+def recipe(found: Mapping[str, Any]) -> str:
+    """A recipe's name, and what the run has otherwise.
+
+    Args:
+        found: what run.json says of it.
+    """
+    changed = ", ".join(code(f"{name} {change['to']}") for name, change in found["overridden"].items())
+    return f"{code(found['name'])} ({found['kind']})" + (f", but {changed}" if changed else "")
+
+
+def augmentation(settings: Mapping[str, Any]) -> str:
+    """What was drawn for training clips.
+
+    Args:
+        settings: of a run, perhaps of an older version.
+    """
+    flips = "" if settings.get("flip", True) or settings.get("augment") == "none" else " without flips"
+    parts = [code(str(settings.get("augment"))) + flips]
+    if settings.get("random_resized_crop"):
+        parts.append("random resized crops")
+    if settings.get("rand_augment"):
+        parts.append(code(settings["rand_augment"]))
+    if settings.get("augment_resolution") == "full":
+        parts.append("in full resolution")
+    if settings.get("repeated_augmentation", 1) > 1:
+        parts.append(f"{settings['repeated_augmentation']} times a clip")
+    return ", ".join(parts)

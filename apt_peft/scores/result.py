@@ -14,6 +14,9 @@ from apt_peft.errors import require
 from apt_peft.scores.metrics import Metric, confusion, metrics
 from apt_peft.scores.whole import whole_file
 
+# Letters of a class's name in the picture; the tables have all of it.
+LONGEST_NAME = 40
+
 
 @dataclass(frozen=True)
 class EvaluationResult:
@@ -154,7 +157,9 @@ class EvaluationResult:
         from matplotlib.figure import Figure
 
         count = len(self.labels)
-        side = min(24.0, 2.5 + 0.4 * count)
+        names = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in self.labels]
+        # Names stand beside and below the table, a letter of 10 points being about 0.08 inches wide.
+        side = min(24.0, 2.0 + 0.4 * count + 0.08 * max(map(len, names)))
         figure = Figure(figsize=(side + 1, side), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
@@ -163,7 +168,7 @@ class EvaluationResult:
         figure.colorbar(image, ax=axes, label="share of the true class")
         axes.set(xlabel="predicted", ylabel="true", title=f"top-1 {self.top1:.1f} % of {len(self.names)} clips")
         # "$" would start a formula in a class's name.
-        names = [label.replace("$", r"\$") for label in self.labels]
+        names = [name.replace("$", r"\$") for name in names]
         axes.set_xticks(range(count), names, rotation=90)
         axes.set_yticks(range(count), names)
         if count <= 40:

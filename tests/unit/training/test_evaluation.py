@@ -69,6 +69,15 @@ def test_tables_and_picture_are_written(tmp_path):
     assert (folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("classes", [2, 30])
+def test_long_names_of_classes_leave_room_for_the_table(tmp_path, classes):
+    labels = tuple(f"Putting something, something and something on the table, {label}" for label in range(classes))
+    scores = torch.eye(classes)
+    found = EvaluationResult(labels, labels, torch.arange(classes), scores)
+    found.save(tmp_path)  # a warning of matplotlib's would be an error here
+    assert labels[-1] in (tmp_path / "confusion.csv").read_text()
+
+
 class Views(torch.utils.data.Dataset):
     """Seven clips of four random views."""
 
