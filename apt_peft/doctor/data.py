@@ -3,64 +3,74 @@
 import statistics
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..training.clips import ClipSettings, clip_settings
-from ..training.data import video_dataset
-from ..video import Clip, DataSplits, UnreadableVideoError, VideoInfo, probe
+from ..training.datasets import video_dataset
+from ..video import Clip, DataSplits, UnreadableVideoError, VideoInfo
+from ..video.guard import TIME_LIMIT
+from ..video.readable import describe, read_views
 from .features import Features
 from .findings import Finding
 from .patient import Patient
 
+Item = TypeVar("Item")
+
+AT_ONCE = 16  # clips in memory
 PROBED = 64  # files of which frames, sizes and rates are looked at
 FAR_APART = 1.0  # seconds
 MIXED = 1.5  # ratio of the highest frame rate to the lowest
-RIDGE = 0.1  # of the mean eigenvalue
+RIDGE = 0.1
+ENOUGH = 8  # clips of each class: fewer tell nothing against a backbone
+MOST_CLASSES = 8
 
 
-def sample_clips(splits: DataSplits, most: int) -> list[Clip]:
+def sample_clips(splits: DataSplits, most: int, *, classes: int | None = None) -> list[Clip]:
     """Some clips of the first split that has any, every class in turn, the same ones each time.
 
     Args:
         splits: of the data.
         most: clips.
+        classes: that are taken, evenly from all; None is every one.
 
     Returns:
         Labelled clips, of each class nearly as many.
     """
-    clips = next((clips for _, clips in splits.items()), [])
     by_label: dict[int | None, list[Clip]] = {}
-    for clip in clips:
+    for clip in next((clips for _, clips in splits.items()), []):
         by_label.setdefault(clip.label, []).append(clip)
-    rounds = -(-most // max(len(by_label), 1))
+    taken = evenly(list(by_label.values()), len(by_label) if classes is None else classes)
+    rounds = -(-most // max(len(taken), 1))
     # of each class evenly from its whole list: neighbours are often parts of one video
-    chosen = {label: [own[i * len(own) // rounds] for i in range(rounds)] if len(own) > rounds else own
-              for label, own in by_label.items()}  # fmt: skip
-    turns = [own[place] for place in range(rounds) for own in chosen.values() if place < len(own)]
-    return turns[:most]
+    chosen = [evenly(own, rounds) for own in taken]
+    return [own[place] for place in range(rounds) for own in chosen if place < len(own)][:most]
 
 
-def check_files_of(clips: Sequence[Clip], frames: int, size: int) -> tuple[list[Finding], dict[str, Any]]:
+def evenly(items: list[Item], most: int) -> list[Item]:
+    """As many of a list as are wanted, evenly from all of it; all where there are no more."""
+    return [items[place * len(items) // most] for place in range(most)] if len(items) > most else items
+
+
+def check_files_of(
+    clips: Sequence[Clip], frames: int, size: int, *, time_limit: float = TIME_LIMIT
+) -> tuple[list[Finding], dict[str, Any]]:
     """Frames, sizes and rates of some videos, read without decoding more than a frame of each.
 
     Args:
         clips: the videos.
         frames: of a clip that the backbone takes.
         size: height and width that it takes.
+        time_limit: seconds for one file.
 
     Returns:
         Findings, and what was seen in numbers.
     """
-    infos: list[VideoInfo] = []
-    bad: list[UnreadableVideoError] = []
-    for clip in clips:
-        try:
-            infos.append(probe(clip.source))
-        except UnreadableVideoError as error:
-            bad.append(error)
+    results = describe(clips, time_limit=time_limit)
+    infos = [result for result in results if isinstance(result, VideoInfo)]
+    bad = [result for result in results if isinstance(result, UnreadableVideoError)]
     found = []
     of = f"of {len(clips)} looked at"
     if bad:
@@ -122,13 +132,16 @@ def _plain(name: str) -> str:
     return "".join(character for character in str(name).lower() if character.isalnum())
 
 
-def read_features(features: Features, clips: Sequence[Clip], folder: str) -> tuple[Tensor, Tensor]:
+def read_features(
+    features: Features, clips: Sequence[Clip], folder: str, *, time_limit: float = TIME_LIMIT
+) -> tuple[Tensor, Tensor]:
     """Features of the middle view of some videos, prepared as `apt-peft` prepares them.
 
     Args:
         features: the backbone.
         clips: the videos; those that cannot be read are left out.
         folder: of the backbone.
+        time_limit: seconds for one file.
 
     Returns:
         (clips, width), and their labels; -1 where there is none.
@@ -136,15 +149,15 @@ def read_features(features: Features, clips: Sequence[Clip], folder: str) -> tup
     silent: dict[str, Any] = dict.fromkeys(ClipSettings.__dataclass_fields__)
     silent |= {"mean": tuple(features.mean.flatten().tolist()), "std": tuple(features.std.flatten().tolist())}
     settings = clip_settings(SimpleNamespace(**silent), model=folder, frames=features.frames, size=features.size)
-    dataset = video_dataset(clips, settings)
+    dataset = video_dataset([], settings)
     found, labels = [], []
-    for index, clip in enumerate(clips):
-        try:
-            pixels = dataset[index]["pixel_values"]
-        except UnreadableVideoError:
-            continue
-        found.append(features.of(pixels))
-        labels.append(-1 if clip.label is None else clip.label)
+    for start in range(0, len(clips), AT_ONCE):
+        dataset.clips = list(clips[start : start + AT_ONCE])
+        for clip, pixels in zip(dataset.clips, read_views(dataset, time_limit=time_limit), strict=True):
+            if isinstance(pixels, UnreadableVideoError):
+                continue
+            found.append(features.of(pixels))
+            labels.append(-1 if clip.label is None else clip.label)
     return (torch.cat(found) if found else torch.zeros(0, 1)), torch.tensor(labels)
 
 
@@ -156,8 +169,8 @@ def check_probe(features: Tensor, labels: Tensor) -> tuple[list[Finding], dict[s
         labels: (clips,).
 
     Returns:
-        A finding where it is no better than the most frequent class by two standard errors, and the numbers; nothing
-        where there are fewer than two classes with two clips.
+        A finding where it is no better than the most frequent class by two standard errors, with enough clips to say so;
+        and the numbers, none where there are fewer than two classes with two clips.
     """
     counts = labels.unique(return_counts=True)[1]
     if len(labels) < 4 or (counts >= 2).sum() < 2 or not features.isfinite().all():
@@ -166,7 +179,7 @@ def check_probe(features: Tensor, labels: Tensor) -> tuple[list[Finding], dict[s
     chance = float(counts.max()) / len(labels)
     error = (chance * (1 - chance) / len(labels)) ** 0.5
     numbers = {"clips": len(labels), "classes": len(counts), "accuracy": accuracy, "chance": chance, "error": error}
-    if accuracy > chance + 2 * error:
+    if accuracy > chance + 2 * error or len(labels) < ENOUGH * len(counts):
         return [], numbers
     text = (
         f"{100 * accuracy:.0f} % of {len(labels)} clips of {len(counts)} classes right, chance {100 * chance:.0f} % "
@@ -181,7 +194,7 @@ def leave_one_out(features: Tensor, labels: Tensor, ridge: float = RIDGE) -> flo
     Args:
         features: (clips, width).
         labels: (clips,), any whole numbers.
-        ridge: strength, relative to the mean eigenvalue of the centred features' Gram matrix.
+        ridge: strength, relative to the mean of the diagonal of the standardised features' Gram matrix.
 
     Returns:
         Part of the clips that are right.
@@ -189,7 +202,8 @@ def leave_one_out(features: Tensor, labels: Tensor, ridge: float = RIDGE) -> flo
     Source: the leave-one-out residual of a linear smoother with hat matrix H is (y - Hy) / (1 - diag H).
     """
     normal = torch.nn.functional.layer_norm(features.double(), features.shape[-1:])
-    centred = normal - normal.mean(0)
+    # each feature with deviation 1, or the few that are much larger than others would decide alone
+    centred = (normal - normal.mean(0)) / normal.std(0).clamp_min(1e-6)
     gram = centred @ centred.T
     count = len(labels)
     strength = ridge * float(gram.diagonal().mean()) + 1e-12

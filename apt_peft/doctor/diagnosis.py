@@ -121,7 +121,16 @@ def examine(patient: Patient, settings: DoctorSettings) -> Report:
 def _examine_data(patient: Patient, settings: DoctorSettings, report: Report, features: Features | None) -> None:
     # here, since only this needs PyAV
     from ..video import read_data
-    from .data import PROBED, check_files_of, check_labels, check_probe, read_features, sample_clips
+    from .data import (
+        ENOUGH,
+        MOST_CLASSES,
+        PROBED,
+        check_files_of,
+        check_labels,
+        check_probe,
+        read_features,
+        sample_clips,
+    )
 
     splits = read_data(
         settings.data or "",
@@ -131,19 +140,24 @@ def _examine_data(patient: Patient, settings: DoctorSettings, report: Report, fe
         labels=settings.labels,
         video_column=settings.video_column,
         label_column=settings.label_column,
+        layout=settings.layout,
+        split_number=settings.split_number,
+        on_error="skip",
     )
     report.facts["data"] = f"{sum(len(clips) for _, clips in splits.items())} clips, {len(splits.labels)} classes"
     if patient.config is None or not patient.is_video:
         return
-    files, seen = check_files_of(sample_clips(splits, PROBED), *frames_and_size(patient.config))
+    frames, size = frames_and_size(patient.config)
+    files, seen = check_files_of(sample_clips(splits, PROBED), frames, size, time_limit=settings.time_limit)
     report.findings += files
     report.findings += check_labels(patient, splits.labels)
     if seen:
         report.facts["videos looked at"] = seen
     if features is None or "features-not-finite" in report.codes:
         return
-    chosen = sample_clips(splits, affordable_clips(features, patient.config, settings.clips))
-    found, labels = read_features(features, chosen, str(patient.folder))
+    most = affordable_clips(features, patient.config, settings.clips)
+    chosen = sample_clips(splits, most, classes=min(MOST_CLASSES, max(2, most // ENOUGH)))
+    found, labels = read_features(features, chosen, str(patient.folder), time_limit=settings.time_limit)
     weak, numbers = check_probe(found, labels)
     report.findings += weak
     if numbers:

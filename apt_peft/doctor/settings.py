@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from apt_peft import flags
 from apt_peft.settings import INTEGER, SWITCH, TEXT, Settings, at_least, setting
 
 DATA = "data"
@@ -27,7 +28,7 @@ class DoctorSettings(Settings):
         TEXT, "write a copy with what is mechanical mended; the original stays", None, metavar="OUT"
     )
     features: bool = setting(SWITCH, "run a few clips through the backbone; without it only files are read", True)
-    clips: int = setting(INTEGER, "clips of DATA for the probe, at most", 48, rule=at_least(4), group=DATA)
+    clips: int = setting(INTEGER, "clips of DATA for the probe, at most", 96, rule=at_least(4), group=DATA)
     train_list: str | None = setting(
         TEXT, "file of training clips, `path label` lines", None, group=DATA, metavar="FILE"
     )
@@ -38,5 +39,8 @@ class DoctorSettings(Settings):
     )
     video_column: str | None = setting(TEXT, "column of a data set's videos", None, group=DATA, metavar="NAME")
     label_column: str | None = setting(TEXT, "column of a data set's labels", None, group=DATA, metavar="NAME")
+    layout: str = flags.layout(DATA)
+    split_number: int = flags.split_number(DATA)
+    time_limit: float = flags.time_limit(DATA)
     threads: int | None = setting(INTEGER, "CPU threads of torch (default: torch's choice)", None, rule=at_least(1))
     json: bool = setting(SWITCH, "print JSON", False)

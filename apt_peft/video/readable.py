@@ -4,13 +4,15 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from torch import Tensor
+
 from ..errors import ConfigError, DataError
 from .clip import Clip
 from .dataset import VideoDataset
 from .decode import probe
 from .examine import examine
 from .guard import TIME_LIMIT, guarded
-from .source import UnreadableVideoError
+from .source import UnreadableVideoError, VideoInfo
 
 ON_ERROR = ("raise", "skip")
 # The command line's word for "raise".
@@ -86,6 +88,52 @@ def _error_of(clip: Clip, whole: bool) -> None:
         examine(clip.source)
     else:
         probe(clip.source)
+
+
+def describe(
+    clips: Sequence[Clip], *, time_limit: float = TIME_LIMIT, workers: int | None = None
+) -> list[VideoInfo | UnreadableVideoError]:
+    """Describe videos as `probe` does, in processes that a broken file may crash or block.
+
+    Args:
+        clips: to look at.
+        time_limit: seconds for one file.
+        workers: processes, each with a file at a time; None is one for each CPU core.
+
+    Returns:
+        For each clip what is in it, or why it cannot be read.
+    """
+    names = [clip.name for clip in clips]
+    return guarded(_described, clips, names=names, time_limit=time_limit, workers=workers)
+
+
+def _described(clip: Clip) -> VideoInfo:
+    return probe(clip.source)
+
+
+def read_views(
+    dataset: VideoDataset, *, time_limit: float = TIME_LIMIT, workers: int | None = None
+) -> list[Tensor | UnreadableVideoError]:
+    """Read the test views of all clips of a data set, in processes that a broken file may crash or block.
+
+    Args:
+        dataset: of a few clips, since all views are in memory at once; not for training.
+        time_limit: seconds for one file.
+        workers: processes, each with a file at a time; None is one for each CPU core.
+
+    Returns:
+        For each clip float32 (views, T, C, size, size), or why it cannot be read.
+    """
+    bare = copy.copy(dataset)
+    bare.clips = []
+    names = [clip.name for clip in dataset.clips]
+    work = partial(_views, dataset=bare)
+    return guarded(work, dataset.clips, names=names, transforms=True, time_limit=time_limit, workers=workers)
+
+
+def _views(clip: Clip, dataset: VideoDataset) -> Tensor:
+    dataset.clips = [clip]
+    return dataset[0]["pixel_values"]
 
 
 def fill_cache(

@@ -18,7 +18,7 @@ from apt_peft.cli import main
 from apt_peft.demo import clips as shapes
 from apt_peft.demo.settings import BACKBONE
 from apt_peft.doctor import DoctorSettings, diagnose
-from apt_peft.doctor.data import leave_one_out, sample_clips
+from apt_peft.doctor.data import check_probe, leave_one_out, sample_clips
 from apt_peft.doctor.features import spread_and_rank, synthetic_clips
 from apt_peft.video import Clip, DataSplits
 
@@ -140,6 +140,16 @@ def test_clips_are_taken_from_every_class_in_turn():
     assert [clip.source for clip in chosen] == ["a0", "b0", "c", "a33", "b1", "a66"]
     assert [clip.source for clip in sample_clips(DataSplits(test=[Clip("t", 0)]), 9)] == ["t"]
     assert sample_clips(DataSplits(), 9) == []
+    assert [clip.source for clip in sample_clips(DataSplits(train=many), 4, classes=2)] == ["a0", "b0", "a50", "b1"]
+
+
+def test_few_clips_say_nothing_against_a_backbone():
+    features, labels = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
+    found, numbers = check_probe(features, labels)
+    assert found == []
+    assert numbers["accuracy"] < numbers["chance"] + 2 * numbers["error"]
+    assert check_probe(features, torch.zeros(12)) == ([], {})
+    assert check_probe(features.fill_(float("nan")), labels) == ([], {})
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -149,7 +159,8 @@ def test_leave_one_out_is_what_fitting_anew_gives(seed):
     labels = torch.randint(0, 3, (20,), generator=generator)
     features = torch.randn(20, 7, generator=generator) + 1.5 * torch.nn.functional.one_hot(labels, 7)
     normal = torch.nn.functional.layer_norm(features.double(), (7,)).numpy()
-    strength = 0.1 * float(((normal - normal.mean(0)) ** 2).sum(1).mean())
+    normal = (normal - normal.mean(0)) / normal.std(0, ddof=1)
+    strength = 0.1 * float((normal**2).sum(1).mean())
     right = 0
     for out in range(20):
         keep = np.arange(20) != out
