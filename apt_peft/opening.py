@@ -14,6 +14,7 @@ from apt_peft.checkpoints.adapter import load_adapter
 from apt_peft.checkpoints.source import AdapterFiles, find_adapter
 from apt_peft.errors import CheckpointError, ConfigError
 from apt_peft.evaluation import finite, score
+from apt_peft.training import processes
 from apt_peft.training.base import (
     frames_and_size,
     is_lost_folder,
@@ -143,8 +144,7 @@ def open_adapters(settings: Mapping[str, "ScoringSettings"]) -> dict[str, Adapte
             name=inside,
             backbone=found,
         )
-        on_gpu = flags.device == "auto" and torch.cuda.is_available()
-        model.to("cuda" if on_gpu else "cpu").eval()
+        model.to(processes.device(flags.device)).eval()
     return opened
 
 

@@ -1,23 +1,33 @@
 """An adapter folder -> scores: what `apt-peft evaluate` and `apt-peft predict` do, in a process of its own."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from apt_peft import flags
 from apt_peft.errors import ConfigError, DataError
-from apt_peft.evaluation import EvaluationResult, evaluate, score_all
+from apt_peft.evaluation import EvaluationResult, score_all
 from apt_peft.opening import Adapter, open_adapter, open_adapters
+from apt_peft.scores.files import check_path, save_scores, shown
+from apt_peft.scores.origin import clip_states, origin
+from apt_peft.scores.run import as_tensors, forget, score_clips
 from apt_peft.settings import INTEGER, NUMBERS, SWITCH, TEXT, Settings, at_least, setting
+from apt_peft.training import processes
 from apt_peft.training.data import clip_name
 from apt_peft.training.datasets import video_dataset
 from apt_peft.training.looking import unreadable_error
 from apt_peft.training.record import EVALUATION
-from apt_peft.video import Clip, UnreadableVideoError, keep_readable, read_data
+from apt_peft.video import Clip, UnreadableVideoError, read_data
 from apt_peft.video.clip import VIDEO_SUFFIXES
 from apt_peft.video.data import LABELS_FILE
+from apt_peft.video.readable import errors_of, unreadable_message
 from apt_peft.video.shards.read import is_shards
 
 logger = logging.getLogger(__name__)
@@ -88,6 +98,25 @@ class EvaluateSettings(ScoringSettings):
         group=WHAT,
         metavar="DIR",
     )
+    save_scores: str | None = setting(
+        TEXT,
+        "file for the scores of each clip, .safetensors or .parquet: see apt-peft score",
+        None,
+        group=WHAT,
+        metavar="FILE",
+    )
+    per_view: bool = setting(SWITCH, "save the logits of each view as well", False, group=WHAT)
+    resume: bool = setting(
+        SWITCH, "with --save-scores: go on with an evaluation of the same that was cut short", True, group=WHAT
+    )
+
+    def conflicts(self) -> list[str]:
+        """Values that are fine alone and not together."""
+        if self.per_view and self.save_scores is None:
+            return [
+                "per_view (True) must go with save_scores, for the logits are written there. Add --save-scores FILE."
+            ]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,29 +142,51 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
     Raises:
         AptError: adapter, backbone or clips cannot be used.
     """
+    processes.join(settings.device)
+    if processes.rank() > 0:
+        logging.getLogger("apt_peft").setLevel(logging.ERROR)
+        settings = replace(settings, progress=False)
     adapter = open_adapter(settings)
     split, clips = _labelled_clips(settings, adapter.labels)
-    clips, unreadable = _readable(clips, settings)
+    if settings.save_scores:
+        _check_names(settings.save_scores, [clip_name(clip, settings.data) for clip in clips])
+    readable, unreadable = _readable(clips, settings)
     for error in unreadable:
         logger.warning("Skipped %s: %s.", error.name, error.reason)
-    skipped = tuple(error.name for error in unreadable)
-    result = evaluate(
+    dependent = repr((adapter.fingerprint(), clip_states(readable, settings.data))) if settings.save_scores else ""
+    numbers = score_clips(
         adapter.model,
-        video_dataset(clips, adapter.clips),
-        labels=adapter.labels,
-        names=[clip_name(clip, settings.data) for clip in clips],
+        video_dataset(readable, adapter.clips),
+        labels=len(adapter.labels),
+        per_view=settings.per_view,
+        place=settings.save_scores,
+        what={"scores of": sha256(dependent.encode()).hexdigest()},
+        resume=settings.resume,
         batch_size=adapter.batch_size,
         workers=settings.workers,
         precision=adapter.precision,
         progress=settings.progress,
+        on_error=settings.on_error,
     )
-    result = EvaluationResult(result.labels, result.names, result.targets, result.scores, skipped=skipped)
     out = settings.out
     if out is None and Path(settings.adapter).is_dir():
         # The tables of the test split are those of the result, and stay.
         out = str(Path(settings.adapter) / (EVALUATION if split == "test" else f"{EVALUATION}-{split}"))
-    if out is not None:
-        result.save(out)
+
+    def write() -> EvaluationResult:
+        assert numbers is not None, "the first process has the numbers"
+        result = _result(settings, adapter.labels, clips, readable, unreadable, *numbers)
+        if settings.save_scores:
+            backbone = settings.model or adapter.model.peft_config[adapter.name].base_model_name_or_path
+            place = {"name": settings.adapter, "backbone": backbone, "data": settings.data, "split": split}
+            save_scores(settings.save_scores, result, origin(adapter, clips, **place))
+        if out is not None:
+            result.save(out)
+        return result if processes.world_size() == 1 else replace(result, logits=None)
+
+    result = processes.on_first(write)
+    if settings.save_scores:
+        forget(settings.save_scores)
     return result, split, out
 
 
@@ -209,11 +260,55 @@ def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[
 
 
 def _readable(clips: list[Clip], settings: ScoringSettings) -> tuple[list[Clip], tuple[UnreadableVideoError, ...]]:
-    whole = settings.look_over == "whole"
-    kept, errors = keep_readable(clips, on_error="skip", whole=whole, time_limit=settings.time_limit)
-    if errors and settings.on_error == "stop":
-        raise unreadable_error(errors, len(clips))
-    return kept, tuple(errors)
+    """The clips that can be read and what is wrong with the others; each process looks at a part of them."""
+    errors: list[UnreadableVideoError | None] = [None] * len(clips)
+    mine = clips[processes.rank() :: processes.world_size()]
+    found = errors_of(mine, whole=settings.look_over == "whole", time_limit=settings.time_limit)
+    for first, part in enumerate(processes.gather(found)):
+        errors[first :: processes.world_size()] = part
+    unreadable = tuple(error for error in errors if error is not None)
+    if len(unreadable) == len(clips):
+        raise DataError(unreadable_message(unreadable, len(clips)))
+    if unreadable and settings.on_error == "stop":
+        raise unreadable_error(unreadable, len(clips))
+    return [clip for clip, error in zip(clips, errors, strict=True) if error is None], unreadable
+
+
+def _result(
+    settings: EvaluateSettings,
+    labels: tuple[str, ...],
+    clips: Sequence[Clip],
+    readable: Sequence[Clip],
+    unreadable: Sequence[UnreadableVideoError],
+    numbers: Mapping[int, Tensor],
+    lost: Mapping[int, UnreadableVideoError],
+) -> EvaluationResult:
+    """The scores of the clips that could be read; others were lost when they were decoded for scoring."""
+    for error in lost.values():
+        logger.warning("Skipped %s: %s.", error.name, error.reason)
+    errors = {error.name: error for error in (*unreadable, *lost.values())}
+    if not numbers:
+        raise DataError(unreadable_message(list(errors.values()), len(clips)))
+    order, scores, logits = as_tensors(numbers, settings.per_view)
+    scored = [readable[index] for index in order]
+    return EvaluationResult(
+        labels,
+        tuple(clip_name(clip, settings.data) for clip in scored),
+        torch.tensor([clip.label for clip in scored]),
+        scores,
+        tuple(clip.name for clip in clips if clip.name in errors),
+        logits,
+    )
+
+
+def _check_names(place: str, names: Sequence[str]) -> None:
+    """See before all clips are scored that they can be told apart."""
+    check_path("save_scores", place)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(
+            f"save_scores ({place}) must tell clips by their names, but {len(twice)} stand in the data more than once: "
+            f"{shown(twice)}. Take them out of the list."
+        )
 
 
 def _clips(place: str) -> list[Clip]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
 LAUNCHED = ROOT / "tests" / "integration" / "launched.py"
 # `accelerate launch --cpu --num_processes 2` starts one process.
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 SECONDS = 300  # far more than anything here takes, on a busy machine too
 
 
@@ -22,17 +22,18 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
 
 
-def start(*words: object) -> subprocess.Popen:
-    """Start two processes.
+def start(*words: object, processes: int = 2) -> subprocess.Popen:
+    """Start some processes.
 
     Args:
         words: program and arguments.
+        processes: how many.
 
     Returns:
         Their launcher, which ends when they have.
     """
     return subprocess.Popen(
-        [*TORCHRUN, *map(str, words)],
+        [*TORCHRUN, str(processes), *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -4,12 +4,14 @@ import argparse
 
 from apt_peft import settings
 from apt_peft.scoring import EvaluateSettings, evaluate_adapter
+from apt_peft.training import processes
 from apt_peft.training.base import threads
 from apt_peft.training.record import percent
 
 EXAMPLE = """examples:
   apt-peft evaluate --adapter runs/first --data clips
   apt-peft evaluate --adapter runs/first --data clips --segments 5 --crops 3 --out runs/first/views
+  apt-peft evaluate --adapter runs/first --data clips --save-scores first.safetensors
 """
 
 
@@ -38,8 +40,16 @@ def run(args: argparse.Namespace) -> int:
     flags = settings.from_arguments(EvaluateSettings, vars(args))
     with threads(flags.threads):
         result, split, out = evaluate_adapter(flags)
+    first = processes.rank() == 0
+    processes.leave()
+    if not first:
+        return 0
     top5 = "" if result.top5 is None else f", top-5 {percent(result.top5)}"
     print(f"top-1 {percent(result.top1)}{top5} of {len(result.names)} {split} clips")
+    print(
+        f"mean class accuracy {percent(result.values['mean_class_accuracy'])}, "
+        f"calibration error {percent(result.values['calibration_error'])}, loss {result.loss:.3f}"
+    )
     width = max(map(len, result.labels))
     for row in result.per_class():
         print(
@@ -51,4 +61,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(result.skipped)} clips could not be read and were skipped: {', '.join(result.skipped)}")
     if out is not None:
         print(f"tables and confusion.png: {out}")
+    if flags.save_scores:
+        print(f"scores: {flags.save_scores} (apt-peft score tells how sure they are)")
     return 0

@@ -17,14 +17,16 @@ SECONDS = 3600  # of one upload
 # A line of a model card's code, which an upload replaces.
 CARD, HERE = "README.md", 'adapter = "."  # this folder, or its name on the Hub'
 
-# The adapter and what describes it; never the checkpoints or a cache.
+# The adapter and what describes it; never the checkpoints, a cache, or the scores of single clips.
 FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
     CARD,
     "run.json",
     "preprocessor_config.json",
-    "evaluation/*",
+    "evaluation/*.csv",
+    "evaluation/*.json",
+    "evaluation/*.png",
 )
 
 

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,11 @@ class EvaluationResult:
     scores: Tensor
     skipped: tuple[str, ...] = ()
     logits: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            field.name: getattr(self, field.name) for field in fields(self)
+        }  # what follows from them can be had again
 
     @cached_property
     def predictions(self) -> Tensor:

@@ -8,8 +8,8 @@ from tqdm.auto import tqdm
 
 from apt_peft.errors import DataError
 from apt_peft.training import processes
-from apt_peft.video import UnreadableVideoError, keep_readable
-from apt_peft.video.readable import fill_cache
+from apt_peft.video import UnreadableVideoError
+from apt_peft.video.readable import errors_of, fill_cache
 
 if TYPE_CHECKING:
     from apt_peft.training.data import RunData
@@ -54,13 +54,13 @@ def look_over(data: "RunData") -> dict[str, str]:
     bar = tqdm(total=len(mine), desc="reading clips", unit="clip", disable=not settings.progress, leave=False)
     with bar:
         if data.cache is None:
-            _, errors = keep_readable(
+            looked_at = errors_of(
                 [clip for _, clip in mine],
-                on_error="skip",
                 whole=settings.look_over == "whole",
                 time_limit=settings.time_limit,
                 progress=bar.update,
             )
+            errors = [error for error in looked_at if error is not None]
         else:
             # Made here: this checks the settings.
             datasets = {"train": data.training()} | {split: data.testing(split) for split in ("val", "test")}

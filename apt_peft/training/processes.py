@@ -35,8 +35,8 @@ def join(device: str) -> None:
     for variable, name in SHARDING.items():
         if os.environ.get(variable, "").lower() == "true":
             raise ConfigError(
-                f"{name} ({variable}=true) must be left out, but apt-peft train keeps a whole model in each process. "
-                "Launch it without a config file, or take examples/train_accelerate.py."
+                f"{name} ({variable}=true) must be left out, but apt-peft keeps a whole model in each process. "
+                "Launch it without a config file, or train by examples/train_accelerate.py."
             )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         PartialState(cpu=on_cpu(device), timeout=TIMEOUT)
@@ -109,6 +109,36 @@ def gather(part: Result) -> list[Result]:
     parts: list[Any] = [None] * world_size()
     dist.all_gather_object(parts, part)
     return parts
+
+
+def gather_to_first(part: Result) -> list[Result] | None:
+    """What each process has, in the first process alone.
+
+    Args:
+        part: of this process; it can be pickled.
+
+    Returns:
+        One of each process, in their order; None in the others.
+    """
+    if not _several():
+        return [part]
+    parts: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(part, parts, dst=0)
+    return parts
+
+
+def device(name: str) -> torch.device:
+    """Where this process computes.
+
+    Args:
+        name: `auto`, or `cpu` to compute there even where there is a GPU.
+
+    Returns:
+        The CPU, the GPU, or this process's among several.
+    """
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return PartialState().device if _several() else torch.device("cuda")
 
 
 def score_together(model: nn.Module, dataset: Any, **options: Any) -> tuple[Tensor, Tensor]:

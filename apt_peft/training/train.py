@@ -20,6 +20,7 @@ from apt_peft import hub
 from apt_peft.card import write_model_card
 from apt_peft.errors import ConfigError
 from apt_peft.evaluation import EvaluationResult, unreadable_by_name
+from apt_peft.scores.origin import save_test_scores
 from apt_peft.training import checkpoints, processes
 from apt_peft.training.balance import BalancedDataset
 from apt_peft.training.base import (
@@ -283,6 +284,7 @@ def _write_adapter(
     write_model_card(partial_folder, name=out.resolve().name)
     if test is not None:
         test.save(partial_folder / EVALUATION)
+        save_test_scores(partial_folder / EVALUATION, test, model, clips, values, data.splits["test"], name=str(out))
     checkpoints.move_in(partial_folder, out)
     data.remove_own_cache()
 

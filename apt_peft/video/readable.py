@@ -46,14 +46,40 @@ def keep_readable(
         DataError: files that cannot be read, with `"raise"`; no file that can, with `"skip"`.
     """
     check_on_error(on_error)
-    names = [clip.name for clip in clips]
-    work = partial(_error_of, whole=whole)
-    errors = guarded(work, clips, names=names, time_limit=time_limit, workers=workers, progress=progress)
+    errors = errors_of(clips, whole=whole, time_limit=time_limit, workers=workers, progress=progress)
     kept = [clip for clip, error in zip(clips, errors, strict=True) if error is None]
     unreadable = [error for error in errors if error is not None]
     if unreadable and (on_error != "skip" or not kept):
         raise DataError(unreadable_message(unreadable, len(clips)))
     return kept, unreadable
+
+
+def errors_of(
+    clips: Sequence[Clip],
+    *,
+    whole: bool = False,
+    time_limit: float = TIME_LIMIT,
+    workers: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> list[UnreadableVideoError | None]:
+    """What is wrong with each video: as `keep_readable`, of which nothing may be left, as in a part of a data set.
+
+    Args:
+        clips: to look at.
+        whole: decode every frame.
+        time_limit: seconds for one file.
+        workers: processes, each with a file at a time; None is one for each CPU core.
+        progress: called with 1 after each file.
+
+    Returns:
+        An error for each clip, None for one that can be read.
+
+    Raises:
+        ConfigError: a `time_limit` that is not above 0.
+    """
+    names = [clip.name for clip in clips]
+    work = partial(_error_of, whole=whole)
+    return guarded(work, clips, names=names, time_limit=time_limit, workers=workers, progress=progress)
 
 
 def unreadable_message(unreadable: Sequence[UnreadableVideoError], total: int) -> str:

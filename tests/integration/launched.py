@@ -103,6 +103,31 @@ def train(changes: dict) -> dict:
     return {name: result[name] for name in ("top1", "validation_top1", "skipped")}
 
 
+# --------------------------------------------------------------------------------------------------------- evaluation
+
+
+def evaluate(changes: dict) -> dict:
+    """Run `apt_peft.scoring.evaluate_adapter`; an error of the user's is a result too.
+
+    Returns:
+        Names and scores, and how many files this process moved to their places.
+    """
+    from apt_peft.errors import AptError
+    from apt_peft.scores import whole
+    from apt_peft.scoring import EvaluateSettings, evaluate_adapter
+
+    moved: list[str] = []
+    replace = os.replace
+    whole.os.replace = lambda source, place: (moved.append(str(place)), replace(source, place))
+    try:
+        result, _, _ = evaluate_adapter(EvaluateSettings(**changes))
+    except AptError as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    finally:
+        whole.os.replace = replace
+    return {"names": result.names, "scores": result.scores.tolist(), "top1": result.top1, "files": len(moved)}
+
+
 # ----------------------------------------------------------------------------------------------------- architectures
 
 
@@ -167,7 +192,7 @@ def shard_as_the_example(model: torch.nn.Module) -> None:
     module.shard(model, Accelerator(cpu=True))
 
 
-STEPS = {"example": example, "train": train, "architecture": architecture}
+STEPS = {"example": example, "train": train, "evaluate": evaluate, "architecture": architecture}
 
 
 def main(report: str, steps: list[str]) -> None:

@@ -66,7 +66,7 @@ def test_a_run_leaves_a_whole_adapter_folder(trained, backbone):
     card = (trained.out / "README.md").read_text()
     for text in ("import apt_peft", str(backbone), "`left`", run["data"]["fingerprint"], "PeftModel.from_pretrained"):
         assert text in card
-    names = {"result.json", "per_class.csv", "confusion.csv", "confusion.png", "mistakes.csv"}
+    names = {"result.json", "per_class.csv", "confusion.csv", "confusion.png", "mistakes.csv", "scores.safetensors"}
     assert {path.name for path in (trained.out / "evaluation").iterdir()} == names
 
 

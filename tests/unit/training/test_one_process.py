@@ -20,8 +20,8 @@ def test_sharded_training_is_refused(monkeypatch, variable, name):
     monkeypatch.setenv(variable, "true")
     with raises_exactly(
         ConfigError,
-        f"{name} ({variable}=true) must be left out, but apt-peft train keeps a whole model in each process. "
-        "Launch it without a config file, or take examples/train_accelerate.py.",
+        f"{name} ({variable}=true) must be left out, but apt-peft keeps a whole model in each process. "
+        "Launch it without a config file, or train by examples/train_accelerate.py.",
     ):
         processes.join("cpu")
     monkeypatch.setenv(variable, "false")
