@@ -22,6 +22,7 @@ COMMANDS = {
     "train": ("train prompts and head on your clips, from a frozen backbone", "apt_peft.commands.train"),
     "recipes": ("settings of published runs, by name, for train --recipe", "apt_peft.commands.recipes"),
     "evaluate": ("score an adapter on labelled clips: top-1, classes, confusion, errors", "apt_peft.commands.evaluate"),
+    "score": ("scores of evaluate to numbers with intervals, differences, ensembles", "apt_peft.commands.score"),
     "predict": ("name what is in a clip or a folder of clips", "apt_peft.commands.predict"),
     "export": ("an adapter to ONNX, a torch program or a folded adapter, checked", "apt_peft.commands.export"),
     "convert": ("weight files of the reference and of VideoMAE to folders and back", "apt_peft.checkpoints.command"),

@@ -43,6 +43,7 @@ INTEGER = Kind("be a whole number", _is_integer, int)
 NUMBER = Kind("be a finite number", _is_number, float, float)
 SWITCH = Kind("be true or false", lambda value: isinstance(value, bool), str)
 INTEGERS = Kind("be whole numbers", _is_list(_is_integer), int, tuple, many=True)
+TEXTS = Kind("be one text or more", lambda value: bool(value) and _is_list(TEXT.accepts)(value), str, tuple, many=True)
 NUMBERS = Kind("be finite numbers", _is_list(_is_number), float, lambda value: tuple(map(float, value)), many=True)
 
 
@@ -229,7 +230,8 @@ def add_arguments(
         options: dict[str, Any] = {"help": (table["help"] + shown).replace("%", "%%"), "default": argparse.SUPPRESS}
         if table["positional"]:
             # With "?" a missing value reaches our own check, which names every missing setting at once.
-            group.add_argument(field.name, metavar=table["metavar"], nargs="?", **options)
+            many = "*" if table["kind"].many else "?"
+            group.add_argument(field.name, metavar=table["metavar"], nargs=many, **options)
             continue
         flag = "--" + field.name.replace("_", "-")
         if table["kind"] is SWITCH:
