@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from apt_peft import flags
-from apt_peft.errors import ConfigError, DataError
+from apt_peft.errors import ConfigError, DataError, require
 from apt_peft.evaluation import EvaluationResult, score_all
 from apt_peft.opening import Adapter, open_adapter, open_adapters
 from apt_peft.scores.files import check_path, save_scores, shown
@@ -148,6 +148,12 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
         settings = replace(settings, progress=False)
     adapter = open_adapter(settings)
     split, clips = _labelled_clips(settings, adapter.labels)
+    out = settings.out
+    if out is None and Path(settings.adapter).is_dir():
+        # The tables of the test split are those of the result, and stay.
+        out = str(Path(settings.adapter) / (EVALUATION if split == "test" else f"{EVALUATION}-{split}"))
+    if out is not None:
+        require("matplotlib", "viz")  # which draws at the end
     if settings.save_scores:
         _check_names(settings.save_scores, [clip_name(clip, settings.data) for clip in clips])
     readable, unreadable = _readable(clips, settings)
@@ -168,10 +174,6 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
         progress=settings.progress,
         on_error=settings.on_error,
     )
-    out = settings.out
-    if out is None and Path(settings.adapter).is_dir():
-        # The tables of the test split are those of the result, and stay.
-        out = str(Path(settings.adapter) / (EVALUATION if split == "test" else f"{EVALUATION}-{split}"))
 
     def write() -> EvaluationResult:
         assert numbers is not None, "the first process has the numbers"
