@@ -109,6 +109,66 @@ def write_clip(
     return path
 
 
+def write_film(
+    path: str | Path,
+    seed: int,
+    *,
+    num_frames: int = 24,
+    skip: int = 0,
+    width: int = 96,
+    height: int = 72,
+    gain: float = 1.0,
+    lift: float = 0.0,
+    codec: str = "libx264",
+    turned: bool = False,
+) -> Path:
+    """Write blobs that drift, which show the same for a seed in any size, and something else for another.
+
+    Args:
+        path: of the new file; its folder is made.
+        seed: of the blobs.
+        num_frames: up to which are written.
+        skip: frames at the start that are not.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        gain: contrast.
+        lift: brightness, in levels.
+        codec: FFmpeg's name of the encoder.
+        turned: stored on its side, with a display rotation.
+
+    Returns:
+        The path.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(seed)
+    colours, places, steps = (
+        draw.uniform(40, 200, (6, 3)),
+        draw.uniform(0, 1, (6, 2)),
+        draw.uniform(-0.02, 0.02, (6, 2)),
+    )
+    rows, columns = (np.arange(height)[:, None] + 0.5) / height, (np.arange(width)[None] + 0.5) / width
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height = (height, width) if turned else (width, height)
+        stream.bit_rate = 2_000_000
+        stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
+        if turned:
+            stream.set_display_rotation(90)
+        for index in range(skip, num_frames):
+            picture = np.full((height, width, 3), 90.0)
+            for colour, place, step in zip(colours, places, steps, strict=True):
+                y, x = place + index * step
+                picture += np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 0.02)[..., None] * (colour - 90)
+            picture = np.clip(picture * gain + lift, 0, 255).astype("uint8")
+            if turned:
+                picture = np.ascontiguousarray(np.rot90(picture, -1))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p", threads=1)
+            frame.pts = index - skip
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return Path(path)
+
+
 def write_audio(path: str | Path) -> Path:
     """Write a file with a sound track and no video.
 

@@ -1,132 +1,24 @@
 """A data set's files looked at before training: what there is, what cannot be read, what would spoil a result."""
 
-import statistics
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .clip import Clip, DataSplits
-from .examine import Examination, examine
+from .examine import Examination, examine_and_look
 from .guard import TIME_LIMIT, guarded
+from .naming import ClassNames, common_root, contradiction
 from .readable import check_on_error
+from .report import AuditReport, FileReport
 from .sampling import check_counts
+from .similar import find_alike
 from .source import UnreadableVideoError
 
-
-@dataclass(frozen=True)
-class FileReport:
-    """What was found out about one video.
-
-    Args:
-        name: of the file.
-        split: `train`, `val` or `test`.
-        label: number of its class.
-        found: what is in it; None where it cannot be read.
-        reason: why it cannot be read; None where it can.
-    """
-
-    name: str
-    split: str
-    label: int | None
-    found: Examination | None
-    reason: str | None
-
-
-@dataclass
-class AuditReport:
-    """What `audit` found; as text it is what `apt-peft check` prints.
-
-    Args:
-        labels: names of the classes, by label.
-        files: all videos, in order.
-        ignored: files in the data folder that are no videos by their names.
-        duplicates: groups of files with the same content.
-        problems: why training would fail, as sentences.
-        warnings: what may spoil a result, as sentences.
-        num_frames: frames in a clip, where it was given.
-        missing: videos that lists of a public data set name and that are not there.
-    """
-
-    labels: list[str]
-    files: list[FileReport]
-    ignored: list[str] = field(default_factory=list)
-    duplicates: list[list[FileReport]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    num_frames: int | None = None
-    missing: list[str] = field(default_factory=list)
-
-    @property
-    def fatal(self) -> bool:
-        """Whether training would fail."""
-        return bool(self.problems)
-
-    @property
-    def unreadable(self) -> list[FileReport]:
-        """Videos that cannot be read."""
-        return [file for file in self.files if file.found is None]
-
-    @property
-    def suspicious(self) -> list[FileReport]:
-        """Videos that can be read and that a person should look at."""
-        return [file for file in self.files if file.found is not None and file.found.suspicions]
-
-    @property
-    def duplicates_across_splits(self) -> list[list[FileReport]]:
-        """Groups of files with the same content that lie in more than one split."""
-        return [group for group in self.duplicates if len({file.split for file in group}) > 1]
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Split -> name of the class -> number of clips."""
-        found = Counter((file.split, file.label) for file in self.files)
-        splits = dict.fromkeys(file.split for file in self.files)
-        return {split: {name: found[split, label] for label, name in enumerate(self.labels)} for split in splits}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, in types that JSON has."""
-        return asdict(self) | {"fatal": self.fatal, "counts": self.counts()}
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.files)} videos, {len(self.labels)} classes", *_table(self.counts()), *self._summary()]
-        lines += _section("Files that are no videos by their names, ignored", self.ignored)
-        lines += _section("Missing", self.missing)
-        lines += _section("Unreadable", [f"{file.name}: {file.reason}" for file in self.unreadable])
-        lines += _section(
-            "Suspicious",
-            [f"{file.name}: {'; '.join(file.found.suspicions)}" for file in self.suspicious if file.found],
-        )
-        across = self.duplicates_across_splits
-        within = [group for group in self.duplicates if group not in across]
-        for title, groups in [
-            ("The same video in several splits", across),
-            ("The same video twice in a split", within),
-        ]:
-            lines += _section(title, [" = ".join(f"{file.name} ({file.split})" for file in group) for group in groups])
-        lines += _section("Warnings", self.warnings)
-        lines += _section("Training would fail", self.problems)
-        return "\n".join(lines if self.fatal else [*lines, "", "Training can start."])
-
-    def _summary(self) -> list[str]:
-        infos = [file.found.info for file in self.files if file.found is not None]
-        if not infos:
-            return []
-        frames, seconds = [info.num_frames for info in infos], [info.duration_seconds for info in infos]
-        lines = [
-            "",
-            f"frames   {min(frames)} to {max(frames)}, median {statistics.median(frames):g}",
-            f"seconds  {min(seconds):.1f} to {max(seconds):.1f}, median {statistics.median(seconds):.1f}",
-            f"sizes    {_counted(Counter(f'{info.width}x{info.height}' for info in infos))}",
-            f"rates    {_counted(Counter('variable' if i.variable_frame_rate else f'{i.fps:g} fps' for i in infos))}",
-            f"codecs   {_counted(Counter(info.codec for info in infos))}",
-        ]
-        if any(info.rotation for info in infos):
-            lines.append(f"rotated  {sum(bool(info.rotation) for info in infos)} are turned upright when they are read")
-        short = sum(count < (self.num_frames or 0) for count in frames)
-        if short:
-            lines.append(f"short    {short} have fewer than {self.num_frames} frames, so their clips repeat some")
-        return lines
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def audit(
@@ -169,22 +61,47 @@ def audit(
         workers=workers,
         progress=progress,
     )
-    files = [_file(split, clip, result) for (split, clip), result in zip(clips, found, strict=True)]
+    files = [
+        FileReport(clip.name, split, clip.label, None, result.reason)
+        if isinstance(result, UnreadableVideoError)
+        else FileReport(clip.name, split, clip.label, result[0], None)
+        for (split, clip), result in zip(clips, found, strict=True)
+    ]
+    files = _with_contrary_names(files, [clip for _, clip in clips], splits.labels)
     report = AuditReport(splits.labels, files, splits.ignored, _duplicates(files), num_frames=num_frames)
     report.missing = splits.missing
+    report.alike = _alike(files, [None if isinstance(result, UnreadableVideoError) else result[1] for result in found])
     report.problems = _problems(report, on_error)
     report.warnings = [*splits.warnings, *_warnings(report)]
     return report
 
 
-def _examined(clip: Clip, decode: bool) -> Examination:
-    return examine(clip.source, decode=decode)
+def _examined(clip: Clip, decode: bool) -> "tuple[Examination, np.ndarray | None]":
+    return examine_and_look(clip.source, decode=decode)
 
 
-def _file(split: str, clip: Clip, found: Examination | UnreadableVideoError) -> FileReport:
-    if isinstance(found, UnreadableVideoError):
-        return FileReport(clip.name, split, clip.label, None, found.reason)
-    return FileReport(clip.name, split, clip.label, found, None)
+def _with_contrary_names(files: list[FileReport], clips: Sequence[Clip], labels: Sequence[str]) -> list[FileReport]:
+    paths = [os.path.abspath(clip.source) if isinstance(clip.source, (str, os.PathLike)) else None for clip in clips]
+    root, names = common_root([path for path in paths if path is not None]), ClassNames(labels)
+    told = []
+    for file, path in zip(files, paths, strict=True):
+        found = contradiction(path, root, file.label, names) if path is not None and file.label is not None else None
+        if found is not None and file.label is not None:
+            classes = " and ".join(labels[label] for label in sorted(found[1]))
+            file = replace(file, contrary=f'"{found[0]}" names {classes}, but its class is {labels[file.label]}')
+        told.append(file)
+    return told
+
+
+def _alike(files: Sequence[FileReport], looks: "Sequence[np.ndarray | None]") -> list[list[FileReport]]:
+    seen: set[str] = set()
+    first: list[np.ndarray | None] = []
+    for file, look in zip(files, looks, strict=True):
+        copy = file.found is None or file.found.digest in seen
+        first.append(None if copy else look)
+        if file.found is not None:
+            seen.add(file.found.digest)
+    return [[files[place] for place in group] for group in find_alike(first)]
 
 
 def _duplicates(files: Sequence[FileReport]) -> list[list[FileReport]]:
@@ -223,34 +140,17 @@ def _warnings(report: AuditReport) -> list[str]:
         warnings.append(
             f"{len(report.duplicates_across_splits)} videos lie in several splits, which flatters the score."
         )
+    if report.alike_across_splits:
+        warnings.append(
+            f"{len(report.alike_across_splits)} groups of videos that show the same lie in several splits, which flatters "
+            "the score."
+        )
+    contrary = [group for group in report.alike if len({file.label for file in group}) > 1]
+    if contrary:
+        warnings.append(f"{len(contrary)} groups of videos that show the same stand under several classes.")
+    if report.misnamed:
+        warnings.append(f"{len(report.misnamed)} videos are named after another class than theirs.")
     most, least = max(trained.values(), default=0), min((n for n in trained.values() if n), default=0)
     if most > 10 * least > 0:
         warnings.append(f"Classes are uneven: from {least} to {most} training videos.")
     return warnings
-
-
-def _table(counts: dict[str, dict[str, int]]) -> list[str]:
-    """Clips per class and split, aligned."""
-    splits = list(counts)
-    rows = [["class", *splits]]
-    rows += [[name, *(str(counts[split][name] or "-") for split in splits)] for name in next(iter(counts.values()), {})]
-    rows.append(["total", *(str(sum(counts[split].values())) for split in splits)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "",
-        *(
-            "  ".join(
-                [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-            ).rstrip()
-            for row in rows
-        ),
-    ]
-
-
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return ["", f"{title} ({len(lines)}):", *(f"  {line}" for line in lines)] if lines else []
-
-
-def _counted(counter: Counter) -> str:
-    shown = [f"{value} ({count})" for value, count in counter.most_common(6)]
-    return ", ".join(shown + ([f"{len(counter) - 6} others"] if len(counter) > 6 else []))

@@ -140,6 +140,8 @@ def expected(library, adapters) -> dict[tuple[str, str], dict[str, float]]:
     for name, adapter in adapters.items():
         given = PredictSettings(adapter=str(adapter), clips=str(library), top_k=9, on_error="skip", progress=False)
         for row in predict(given):
+            if "error" in row:
+                continue
             scores[Path(row["clip"]).name, name] = {best["label"]: best["score"] for best in row["scores"]}
     assert len(scores) == len(CLIPS) * len(adapters)
     return scores

@@ -6,7 +6,7 @@ import shutil
 import av
 import numpy as np
 import pytest
-from clips import write_audio, write_classes, write_clip, write_cut, write_damaged, write_part
+from clips import write_audio, write_clip, write_cut, write_damaged, write_film, write_part
 from helpers import raises_exactly
 
 from apt_peft.errors import ConfigError, DataError
@@ -17,8 +17,9 @@ from apt_peft.video.examine import examine
 @pytest.fixture
 def data(tmp_path):
     """Two classes of two clips to train on and one to test."""
-    write_classes(tmp_path / "train", ["jump", "wave"], num_frames=8)
-    write_clip(tmp_path / "test" / "jump" / "t.mp4", num_frames=20, width=96, seed=99)
+    for seed, name in enumerate(["jump_0", "jump_1", "wave_0", "wave_1"]):
+        write_film(tmp_path / "train" / name[:4] / f"{name}.mp4", seed, num_frames=8, width=64, height=48)
+    write_film(tmp_path / "test" / "jump" / "t.mp4", 99, num_frames=20, width=96, height=48)
     return tmp_path
 
 
@@ -32,8 +33,8 @@ def test_a_good_data_set(data):
         "5 videos, 2 classes\n"
         "\n"
         "class  train  test\n"
-        "jump       2     1\n"
-        "wave       2     -\n"
+        f"jump       2     1  {'#' * 30}\n"
+        f"wave       2     -  {'#' * 30}\n"
         "total      4     1\n"
         "\n"
         "frames   8 to 20, median 8\n"
@@ -134,7 +135,7 @@ def test_suspicious_files(tmp_path, plain):
 
 @pytest.mark.parametrize(
     ("frame", "suspicion"),
-    [(np.zeros((48, 64, 3), np.uint8), "its pictures are of one colour"), (None, "nothing moves in it")],
+    [(np.zeros((48, 64, 3), np.uint8), "its pictures are black"), (None, "nothing moves in it")],
 )
 def test_nothing_to_see(tmp_path, frame, suspicion):
     if frame is None:
