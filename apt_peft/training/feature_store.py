@@ -1,6 +1,6 @@
 """Features on disk: a folder that several processes may fill at once, and any of them be killed.
 
-A file holds the features of up to `CHUNK` clips in one draw. Its name is a digest of everything that they depend on, so
+A file holds the features of some clips in one draw. Its name is a digest of everything that they depend on, so
 a changed clip, weight or transform has another file; and it holds a digest of its numbers, so a damaged one is made anew.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from apt_peft.errors import AptError
+from apt_peft.errors import AptError, ConfigError
 from apt_peft.evaluation import unreadable_by_name
 from apt_peft.scores.stream import PRECISIONS
 from apt_peft.training import processes
@@ -31,7 +31,8 @@ from apt_peft.training.record import versions
 from apt_peft.training.seam import Seam
 
 logger = logging.getLogger(__name__)
-CHUNK = 64
+# Clips of a file: so many, or fewer where they would be larger.
+CHUNK, FILE_BYTES = 64, 2**28
 # Part of every file's name: raise it when the same clips would come out otherwise.
 FORMAT = 1
 TENSOR, DIGEST, PART = "features", "sha256", ".part"
@@ -73,7 +74,10 @@ class FeatureStore:
         self.batch_size, self.workers, self.precision, self.progress = batch_size, workers, precision, progress
         self.computed = self.found = self.bytes = 0
         self._model_key = model_fingerprint(model)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unusable(folder, error) from None
         sweep(folder)
 
     def load(self, dataset: Any, *, views: int = 1, seeded: bool = False) -> list[list[Tensor]]:
@@ -85,23 +89,27 @@ class FeatureStore:
             seeded: whether draws differ by seed, epoch and place.
 
         Returns:
-            For each draw, tensors (clips, ...) of `CHUNK` clips each, the last of what is left. Test views of a clip, and
+            For each draw, tensors (clips, ...) of as many clips, the last of what is left. Test views of a clip, and
             copies of an augmented one, are the second axis.
 
         Raises:
             DataError: a clip cannot be read.
+            ConfigError: a file cannot be written.
         """
         clips = dataset.clips
-        chunks = [range(first, min(first + CHUNK, len(clips))) for first in range(0, len(clips), CHUNK)]
+        bytes_each = 4 * self.seam.numbers * dataset.segments * dataset.crops * dataset.repeats
+        size = min(CHUNK, max(1, FILE_BYTES // bytes_each))
+        chunks = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
         jobs = [(view, chunk) for view in range(views) for chunk in chunks]
         paths = {job: self.folder / f"{self._key(dataset, *job, seeded)}.safetensors" for job in jobs}
         stored: dict[Job, Tensor] = {}
         # Each process computes a part; what then is not on the disk of this one is computed here, too.
         part = jobs[processes.rank() :: processes.world_size()]
-        errors = processes.gather(self._fill(stored, dataset, part, paths))
-        for error in [*errors, self._fill(stored, dataset, jobs, paths)]:
+        for error in processes.gather(self._fill(stored, dataset, part, paths)):
             if error is not None:
                 raise error
+        if error := self._fill(stored, dataset, jobs, paths):
+            raise error
         self.bytes += sum(tensor.nbytes for tensor in stored.values())
         return [[stored[view, chunk] for chunk in chunks] for view in range(views)]
 
@@ -235,16 +243,30 @@ def write(path: Path, tensor: Tensor) -> None:
     Args:
         path: the file.
         tensor: the features.
+
+    Raises:
+        ConfigError: it cannot be written.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=PART)
-    os.close(handle)
     try:
-        save_file({TENSOR: tensor.contiguous()}, temporary, metadata={DIGEST: digest(tensor)})
-        os.chmod(temporary, 0o644)  # a folder may be shared; mkstemp's files are the user's own
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=PART)
+        os.close(handle)
+        try:
+            save_file({TENSOR: tensor.contiguous()}, temporary, metadata={DIGEST: digest(tensor)})
+            os.chmod(temporary, 0o644)  # a folder may be shared; mkstemp's files are the user's own
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except (OSError, SafetensorError) as error:
+        raise unusable(path.parent, error) from None
+
+
+def unusable(folder: Path, error: Exception) -> ConfigError:
+    """The error for a folder that features cannot be written to."""
+    return ConfigError(
+        f"feature_cache ({folder}) must be a folder that can be written to, but: {getattr(error, 'strerror', None) or error}. "
+        "Free space, or name another."
+    )
 
 
 def sweep(folder: Path) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from apt_peft.training import processes
 from apt_peft.training.checkpoints import CACHE
-from apt_peft.training.feature_store import CHUNK, FeatureStore
+from apt_peft.training.feature_store import FeatureStore
 from apt_peft.training.options import FEATURES, random_changes
 from apt_peft.training.seam import find_seam, take_features
 
@@ -23,7 +23,7 @@ class FeatureDataset(Dataset):
     """Stored features of clips, as items of the form that the clips themselves have: see `VideoDataset`.
 
     Args:
-        views: for each fixed draw of the clips, their features (n, ...) in pieces of `CHUNK` clips.
+        views: for each fixed draw of the clips, their features (n, ...) in pieces of as many clips each.
         labels: of the clips; None where one is not known.
         training: draw one of the views by the epoch; else the features are of all test views of a clip.
         repeats: how often a training clip was augmented in each draw.
@@ -79,7 +79,8 @@ class FeatureDataset(Dataset):
         """
         index = range(len(self))[index]
         view = self.views[(self.epoch + occurrence) % len(self.views)]
-        features, label = view[index // CHUNK][index % CHUNK], self.labels[index]
+        size = len(view[0])
+        features, label = view[index // size][index % size], self.labels[index]
         item: dict[str, Any] = {"pixel_values": features}
         if label is not None:
             item["labels"] = label if self.repeats == 1 else torch.full((self.repeats,), label)

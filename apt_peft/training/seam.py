@@ -25,10 +25,12 @@ class Seam:
     Args:
         modules: the trained modules in the order of the forward, each fed with what the one before gives.
         rows: rows that the first of them sees of a clip: 1, or the frames where a model classifies each by itself.
+        numbers: how many numbers go into the first of them for a clip.
     """
 
     modules: tuple[nn.Module, ...]
     rows: int
+    numbers: int
 
     @torch.no_grad()
     def features(self, model: nn.Module, clips: Tensor) -> Tensor:
@@ -110,10 +112,11 @@ def find_seam(model: Any, clips: Tensor) -> Seam:
             raise _no_seam(f"{names[module]} is not fed with what {order[order.index(names[module]) - 1]} gives")
     if logits is not links[-1]:
         raise _no_seam(f"its logits are not what {order[-1]} gives")
-    length = len(calls[0][1][0])
+    entering = calls[0][1][0]
+    length = len(entering)
     if length % len(clips):
         raise _no_seam(f"{order[0]} sees {length} rows of {len(clips)} clips")
-    seam = Seam(tuple(module for module, *_ in calls), length // len(clips))
+    seam = Seam(tuple(module for module, *_ in calls), length // len(clips), entering.numel() // len(clips))
     _see_that_nothing_is_drawn(model, seam, clips)
     return seam
 

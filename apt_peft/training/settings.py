@@ -131,11 +131,11 @@ class TrainSettings(Settings):
     )
 
     feature_cache: str | None = setting(
-        TEXT,
+        TEXT_OR_NONE,
         "for --method linear: folder for what the backbone makes of each clip, computed once; auto: OUT/cache while training",
         None,
         group=DATA,
-        metavar="DIR|auto",
+        metavar="DIR|auto|none",
     )
     feature_views: int | None = setting(
         INTEGER,

@@ -1,5 +1,6 @@
 """Files of features: found again where nothing changed, made anew where anything did, and never taken half or damaged."""
 
+import errno
 import os
 import shutil
 import time
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from clips import write_classes
+from helpers import raises_exactly
 from models import tiny_videomae
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 
-from apt_peft import AttentionPromptConfig
+from apt_peft import AttentionPromptConfig, ConfigError
 from apt_peft.training import feature_store
 from apt_peft.training.feature_store import FeatureStore, digest
 from apt_peft.training.features import FeatureDataset
@@ -209,11 +211,33 @@ def test_torchs_random_state_and_the_models_mode_stay(tmp_path, videos):
     assert of.training
 
 
-def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_store.os, "replace", lambda *paths: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        feature_store.write(tmp_path / "a.safetensors", torch.zeros(2))
-    assert list(tmp_path.iterdir()) == []
+def test_a_folder_that_cannot_be_written_to(tmp_path, videos, monkeypatch):
+    (tmp_path / "file").touch()
+    with raises_exactly(
+        ConfigError,
+        f"feature_cache ({tmp_path / 'file'}) must be a folder that can be written to, but: File exists. "
+        "Free space, or name another.",
+    ):
+        store(tmp_path / "file")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(feature_store.os, "replace", lambda *paths: (_ for _ in ()).throw(full))
+    with raises_exactly(
+        ConfigError,
+        f"feature_cache ({tmp_path / 'store'}) must be a folder that can be written to, but: No space left on device. "
+        "Free space, or name another.",
+    ):
+        store(tmp_path / "store").load(dataset(videos))
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_large_features_are_in_files_of_fewer_clips(tmp_path, videos, monkeypatch):
+    monkeypatch.setattr(feature_store, "FILE_BYTES", 3 * 4 * 32 + 5)  # three mean tokens of width 32
+    views = store(tmp_path).load(dataset(videos))
+    assert [len(piece) for piece in views[0]] == [3, 3, 3, 1]
+    items = FeatureDataset(views, [0] * 10, training=True)
+    assert torch.equal(torch.stack([items[i]["pixel_values"] for i in range(10)]), torch.cat(views[0]))
+    monkeypatch.setattr(feature_store, "FILE_BYTES", 1)
+    assert [len(piece) for piece in store(tmp_path).load(dataset(videos))[0]] == [1] * 10
 
 
 def test_items_have_the_form_of_the_clips_own():

@@ -88,6 +88,7 @@ def test_each_is_told(values, message):
         {"augment": "none", "random_erasing": 0.25, "repeated_augmentation": 2},
         LINEAR,
         {**LINEAR, "feature_views": 1},
+        {"feature_cache": "none"},  # of the command line
         {**LINEAR, "augment": "crop", "feature_views": 3, "balanced_sampling": True, "class_weights": "none"},
         {**LINEAR, "sampling": "dense", "feature_views": 3, "loss": "focal"},
     ],
