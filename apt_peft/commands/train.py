@@ -7,6 +7,7 @@ from apt_peft.training.settings import TrainSettings
 
 EXAMPLE = """examples:
   apt-peft train --model MCG-NJU/videomae-small-finetuned-kinetics --data clips --out runs/first
+  apt-peft train --recipe ucf101-vit-small-p400 --model videomae-small --data ucf101 --out runs/ucf101
   apt-peft train --config run.toml --method linear --out runs/linear
   apt-peft train --config run.toml --out runs/first --resume
 """

@@ -167,6 +167,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             _published("kinetics400-vit-small-p400-batch48", SMALL, 48),
             _published("kinetics400-vit-base-p400", BASE, 64),
             _published("kinetics400-vit-base-p400-batch48", BASE, 48),
+            # What is designed here stands below: a Recipe of the kind DESIGNED, whose source names its measurements.
         )
     }
 )
