@@ -18,6 +18,7 @@ from apt_peft.version import __version__
 COMMANDS = {
     "check": ("look at every clip: counts, lengths, unreadable files, duplicates", "apt_peft.commands.check"),
     "doctor": ("examine a backbone, and clips for it, before a run that cannot succeed", "apt_peft.commands.doctor"),
+    "lists": ("divide clips into train, val and test lists, videos kept whole", "apt_peft.commands.lists"),
     "shard": ("clips to WebDataset tar shards with an index, resumable", "apt_peft.commands.shard"),
     "train": ("train prompts and head on your clips, from a frozen backbone", "apt_peft.commands.train"),
     "recipes": ("settings of published runs, by name, for train --recipe", "apt_peft.commands.recipes"),

@@ -17,12 +17,7 @@ from apt_peft.training.datasets import training_dataset, video_dataset
 from apt_peft.training.looking import NAMES, SPLITS, look_over
 from apt_peft.training.options import FEATURES
 from apt_peft.training.settings import TrainSettings
-from apt_peft.video import (
-    Clip,
-    DataSplits,
-    read_data,
-    stratified_split,
-)
+from apt_peft.video import Clip, DataSplits, hold_out, read_data
 from apt_peft.video.clip import clip_name, clip_size
 
 logger = logging.getLogger(__name__)
@@ -183,8 +178,8 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
     data.skipped_reasons = look_over(data)
     _check_classes(settings.data, data.splits["train"], found.labels)
     if not data.splits["val"] and settings.val_fraction > 0:
-        data.splits["train"], data.splits["val"] = stratified_split(
-            data.splits["train"], settings.val_fraction, settings.seed
+        data.splits["train"], data.splits["val"] = hold_out(
+            data.splits["train"], settings.val_fraction, settings.seed, root=settings.data, layout=found.layout
         )
         data.held_out = True
     return data

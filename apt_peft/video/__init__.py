@@ -3,7 +3,7 @@
 from .audit import AuditReport, audit
 from .augment import RandAugment
 from .clip import Clip, DataSplits
-from .data import read_data, stratified_split
+from .data import hold_out, read_data, stratified_split
 from .dataset import VideoDataset
 from .decode import VideoReader, probe, read_frames
 from .library import RemoteVideo, list_videos, video_source
@@ -27,6 +27,7 @@ __all__ = [
     "VideoReader",
     "audit",
     "clip_generator",
+    "hold_out",
     "keep_readable",
     "list_videos",
     "probe",

@@ -97,7 +97,7 @@ class DataSplits:
         return [(split, clips) for split in SPLITS if (clips := getattr(self, split))]
 
 
-def clip_name(clip: Clip, root: str) -> str:
+def clip_name(clip: Clip, root: str | os.PathLike) -> str:
     """A clip's name, relative to a folder where it lies in it.
 
     Args:

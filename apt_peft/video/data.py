@@ -10,12 +10,14 @@ import torch
 from ..errors import ConfigError, DataError
 from .clip import SPLITS, Clip, DataSplits
 from .folders import read_folders
+from .groups import group_clips
 from .layouts import AUTO, NONE, find_layout, read_layout
 from .layouts.k400 import is_annotation
 from .lists import read_lists, text_lines
 from .readable import check_on_error
 from .sampling import clip_generator
 from .shards.read import is_shards, read_shards
+from .splitting import split_groups
 from .tables import HUB_PREFIX, is_table, read_table
 
 if TYPE_CHECKING:
@@ -161,11 +163,57 @@ def stratified_split(clips: Sequence[Clip], fraction: float, seed: int = 0) -> t
         order = torch.randperm(len(places), generator=clip_generator(seed, 0, -1 if label is None else label))
         held.update(places[place] for place in order[:count].tolist())
     if not held:
-        raise DataError(
-            f"clips ({len(clips)}) must have a class with two clips or more to hold a part out, but no class has. "
-            "Give validation clips instead."
-        )
+        raise nothing_to_hold_out(len(clips), "clips")
     return (
         [clip for place, clip in enumerate(clips) if place not in held],
         [clip for place, clip in enumerate(clips) if place in held],
+    )
+
+
+def hold_out(
+    clips: Sequence[Clip], fraction: float, seed: int = 0, *, root: str | os.PathLike, layout: str | None = None
+) -> tuple[list[Clip], list[Clip]]:
+    """Hold out a part of every class, and no part of a video where names tell which clips were cut from one.
+
+    Args:
+        clips: labelled clips.
+        fraction: part to hold out, above 0 and below 1.
+        seed: of the choice.
+        root: the data folder.
+        layout: name of the public data set that the clips lie as, if any.
+
+    Returns:
+        Clips to keep and clips held out, both in the given order; as `stratified_split` where names tell nothing.
+
+    Raises:
+        ConfigError: `fraction` is out of its range.
+        DataError: no class has clips of two videos.
+    """
+    groups, _ = group_clips(clips, root, layout=layout)
+    if len(set(groups)) == len(clips):
+        return stratified_split(clips, fraction, seed)
+    if not 0 < fraction < 1:
+        raise ConfigError(f"fraction ({fraction}) must be above 0 and below 1.")
+    labels = [clip.label for clip in clips]
+    if len(set(zip(groups, labels, strict=True))) == len(set(labels)):
+        raise nothing_to_hold_out(len(clips), "videos")
+    parts = split_groups(groups, labels, (1 - fraction, fraction), seed=seed)
+    kept, held = ([clip for clip, part in zip(clips, parts, strict=True) if part == wanted] for wanted in (0, 1))
+    return kept, held
+
+
+def nothing_to_hold_out(count: int, what: str) -> DataError:
+    """The error of a set of which no part can be held out.
+
+    Args:
+        count: of clips.
+        what: `clips` or `videos`, of which a class must have two.
+
+    Returns:
+        The error, to be raised.
+    """
+    other = "" if what == "clips" else " (clips of one video stay together)"
+    return DataError(
+        f"clips ({count}) must have a class with two {what} or more to hold a part out{other}, but no class has. "
+        "Give validation clips instead."
     )

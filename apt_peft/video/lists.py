@@ -1,5 +1,6 @@
 """List files, lines of `path label` -> clips."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from .clip import Clip, DataSplits
 
 # Without names, a number too high would make that many classes.
 MAX_LABELS = 65_536
+_BLANKS = re.compile("[ \r\n]+")  # those of shlex; a path may have other spaces
 
 
 def read_lists(root: Path, files: dict[str, Path], names: list[str] | None) -> DataSplits:
@@ -76,6 +78,52 @@ def text_lines(file: Path) -> list[str]:
         raise DataError(f"file ({file}) must be text in UTF-8, but it is not. Save it as UTF-8.") from None
 
 
+def fields_of_lines(file: Path) -> list[tuple[str, str]]:
+    """The two fields of each line that is not empty, read as those of a list.
+
+    Args:
+        file: of lines `path something`.
+
+    Returns:
+        Both fields of each line.
+
+    Raises:
+        DataError: lines of more or fewer fields, all named.
+    """
+    wrong: list[str] = []
+    entries = _entries(file, wrong)
+    _raise_wrong(wrong)
+    return [(path, other) for _, path, other in entries]
+
+
+def line_of(path: str, label: str) -> str | None:
+    """A line of a list that reads back as what was written.
+
+    Args:
+        path: of the clip.
+        label: number or name.
+
+    Returns:
+        The line without its end: fields with a space between, in quotes where they need some, else with a tab between; None
+        where no line can hold them (line breaks, a tab, both kinds of quotes with spaces at the ends, no text in UTF-8).
+    """
+    spaced = [
+        (path, label),
+        (f'"{path}"', label),
+        (path, f'"{label}"'),
+        (f'"{path}"', f'"{label}"'),
+        (f"'{path}'", label),
+    ]
+    for text in [*(f"{first} {second}" for first, second in spaced), f"{path}\t{label}"]:
+        if text.splitlines() == [text] and _fields(text.strip()) == [path, label] and not text.startswith("\ufeff"):
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                return None
+            return text
+    return None
+
+
 def _entries(file: Path, wrong: list[str]) -> list[tuple[int, str, str]]:
     """Line number, path, label of each line that is not empty."""
     entries = []
@@ -96,6 +144,8 @@ def _entries(file: Path, wrong: list[str]) -> list[tuple[int, str, str]]:
 def _fields(text: str) -> list[str]:
     if "\t" in text:
         return [part.strip() for part in text.split("\t")]
+    if '"' not in text and not text.startswith("'"):  # shlex would take long for the same
+        return [part for part in _BLANKS.split(text) if part]
     # Backslashes stay what they are: a path may have them.
     lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""

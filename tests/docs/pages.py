@@ -75,5 +75,5 @@ def run_page(page: Path, place: Path, capsys) -> dict[str, Any]:
                 program, *words = shlex.split(line)
                 assert program == "apt-peft", f"{where}: {line}"
                 code = main(words)
-                assert code == 0, f"{where}: {line}: exit code {code}: {capsys.readouterr().err}"
+                assert code == 0, f"{where}: {line}: exit code {code}: {capsys.readouterr()}"
     return names

@@ -32,7 +32,14 @@ def test_every_command_has_help_with_an_example(capsys, command):
 
 @pytest.mark.parametrize(
     ("command", "places"),
-    [("check", "DATA "), ("train", ""), ("evaluate", ""), ("predict", "CLIP_OR_FOLDER "), ("convert", "SOURCE OUT ")],
+    [
+        ("check", "DATA "),
+        ("lists", "DATA "),
+        ("train", ""),
+        ("evaluate", ""),
+        ("predict", "CLIP_OR_FOLDER "),
+        ("convert", "SOURCE OUT "),
+    ],
 )
 def test_the_usage_names_what_is_given_by_place(capsys, command, places):
     with pytest.raises(SystemExit):
