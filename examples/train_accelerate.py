@@ -43,6 +43,7 @@ FLAGS = """
     num_frames sampling frame_stride size resize mean std segments crops
     augment flip rand_augment random_resized_crop random_erasing augment_resolution repeated_augmentation
     num_prompt_tokens prompt_dropout reparameterization share_prompts_across_heads init_weights layers_to_transform
+    key_gate
     epochs batch_size drop_last lr head_lr lr_rule min_lr warmup_start_lr warmup_fraction warmup_epochs
     weight_decay label_smoothing bf16 fp16
 """.split()  # noqa: SIM905

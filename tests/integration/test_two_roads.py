@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from launching import ROOT
 from safetensors.torch import load_file
 
 from apt_peft.cli import main
+from apt_peft.training.recipes import RECIPES
 
 EXAMPLE = ROOT / "examples" / "train_accelerate.py"
 # What of a published recipe does not fit into seconds, three layers and 16 pixels; rates are larger there, to be seen.
@@ -61,6 +63,39 @@ def test_losses_are_equal_step_by_step(way, losses, backbone, data, tmp_path, mo
     assert printed.count("test top-1") == 2
     scores = [line.split("test top-1 ")[1].split(" %")[0] for line in printed.splitlines() if "test top-1" in line]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--method", "vpt-deep"], "this loop does not know vpt-deep: use apt-peft train."),
+        (["--epochs", "0"], "epochs (0) must be at least 1."),
+        (
+            ["--recipe", "ssv2-vit-base-p2"],
+            "fp16 (True) must run on a GPU, but there is none here. Take --no-fp16 for float32, or --no-fp16 --bf16; "
+            "run.json records what a recipe has otherwise.",
+        ),
+    ],
+)
+def test_what_the_loop_cannot_do_is_told_in_a_line(more, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    words = ["--model", "m", "--data", "d", "--out", str(tmp_path / "out"), *more]
+    monkeypatch.setattr(sys, "argv", ["train_accelerate.py", *words])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert left.value.code == f"error: {message}"
+
+
+def test_a_setting_of_a_recipe_that_the_loop_does_not_know_is_refused(tmp_path, monkeypatch):
+    name = "ucf101-vit-base-p1"
+    other = replace(RECIPES[name], settings=dict(RECIPES[name].settings) | {"mixup": 0.8, "max_grad_norm": 1.0})
+    monkeypatch.setattr("apt_peft.training.settings.RECIPES", RECIPES | {name: other})
+    words = ["--model", "m", "--data", "d", "--out", str(tmp_path / "out"), "--recipe", name, "--no-fp16"]
+    monkeypatch.setattr(sys, "argv", ["train_accelerate.py", *words])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert str(left.value.code).startswith("error: this loop does not know ")
+    assert {"mixup", "max_grad_norm"} == set(left.value.code.split("know ")[1].split(":")[0].split(", "))
 
 
 def same_weights(one: Path, other: Path) -> None:
