@@ -153,7 +153,7 @@ def _label_column(table: Any, column: str | None) -> str:
         raise DataError(f"label_column ({column!r}) must be one of {list(table.features)}.")
     found = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
     if len(found) != 1:
-        found = [name for name in ("label", "labels") if name in table.features]
+        found = [name for name in ("label", "labels", "cls") if name in table.features]
     if len(found) == 1:
         return found[0]
     raise DataError(

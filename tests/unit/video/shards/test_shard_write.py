@@ -175,7 +175,7 @@ def test_datasets_reads_them_and_read_data_takes_that(shards, tmp_path):
     files = {split: str(shards / f"{split}-*.tar") for split in ("train", "test")}
     table = datasets.load_dataset("webdataset", data_files=files, cache_dir=str(tmp_path))
     assert isinstance(table["train"].features["mp4"], datasets.Video)
-    theirs = read_data(table, labels=["jump", "sit", "wave"], label_column="cls")
+    theirs = read_data(table, labels=["jump", "sit", "wave"])
     ours = read_data(shards)
     for split in ("train", "test"):
         pairs = [[(c.source.read_bytes(), c.label) for c in getattr(found, split)] for found in (theirs, ours)]
