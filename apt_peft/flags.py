@@ -1,10 +1,27 @@
 """Flags about the clips that are read and those that cannot be, which several commands share."""
 
+import re
 from typing import Any
 
-from apt_peft.settings import INTEGER, NUMBER, TEXT, above, setting, within
+from apt_peft.settings import INTEGER, NUMBER, TEXT, Kind, above, setting, within
+from apt_peft.video.entry import FORMATS
 from apt_peft.video.guard import TIME_LIMIT
 from apt_peft.video.layouts import CHOICES
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def _bytes(text: str) -> Any:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]B|)", text.strip().upper())
+    return text if found is None else int(float(found[1]) * _UNITS[found[2]])
+
+
+def _is_size(value: Any) -> bool:
+    number = _bytes(value) if isinstance(value, str) else value
+    return INTEGER.accepts(number) and number > 0
+
+
+BYTES = Kind("be a number of bytes above 0, or such as 500MB or 20GB", _is_size, str, lambda value: _bytes(str(value)))
 
 
 def on_error(help: str, group: str = "general") -> Any:
@@ -78,3 +95,29 @@ def split_number(group: str = "general") -> Any:
     """
     help = "which of the published splits of UCF101 and HMDB51"
     return setting(INTEGER, help, 1, rule=within(1, 3), group=group, metavar="1|2|3")
+
+
+def cache_format(group: str = "general") -> Any:
+    """How decoded frames are kept.
+
+    Args:
+        group: heading of `--help`.
+
+    Returns:
+        A dataclass field.
+    """
+    help = "decoded frames as they are, or as JPEG (quality 95): a twelfth of the place, and clips change a little"
+    return setting(TEXT, help, "raw", choices=FORMATS, group=group)
+
+
+def cache_limit(group: str = "general") -> Any:
+    """How much place decoded frames may take.
+
+    Args:
+        group: heading of `--help`.
+
+    Returns:
+        A dataclass field.
+    """
+    help = "what decoded frames may take, such as 20GB; then no more are kept (default: no limit)"
+    return setting(BYTES, help, None, group=group, metavar="SIZE")

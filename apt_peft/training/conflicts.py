@@ -45,10 +45,14 @@ def conflicts(settings: Any) -> list[str]:
             f"warmup_epochs ({settings.warmup_epochs:g}) must not exceed epochs, but these are {settings.epochs}. "
             "Lower --warmup-epochs with --epochs, or give --warmup-fraction."
         )
-    if settings.cache not in ("auto", "none") and settings.sampling != "even":
+    if settings.cache in ("auto", "none") and settings.cache_format != "raw":
         problems.append(
-            f"cache ({settings.cache!r}) must go with sampling even, but sampling is {settings.sampling} and takes "
-            "other frames in every epoch. Leave the cache out."
+            f"cache_format ({settings.cache_format!r}) must go with a folder of the cache, since clips then are what JPEG makes "
+            f"of them, but cache is {settings.cache}. Name one by --cache."
+        )
+    if settings.cache == "none" and settings.cache_limit is not None:
+        problems.append(
+            f"cache_limit ({settings.cache_limit}) must go with a cache, but cache is none. Name a folder by --cache."
         )
     if settings.cache not in ("auto", "none") and settings.augment_resolution == "full":
         problems.append(

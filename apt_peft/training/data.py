@@ -17,7 +17,7 @@ from apt_peft.training.datasets import training_dataset, video_dataset
 from apt_peft.training.looking import NAMES, SPLITS, look_over
 from apt_peft.training.options import FEATURES
 from apt_peft.training.settings import TrainSettings
-from apt_peft.video import Clip, DataSplits, hold_out, read_data
+from apt_peft.video import Clip, DataSplits, FrameCache, hold_out, read_data
 from apt_peft.video.clip import clip_name, clip_size
 
 logger = logging.getLogger(__name__)
@@ -77,13 +77,13 @@ class RunData:
         """The training clips, augmented and drawn anew in each epoch."""
         if "train" in self.stored:
             return self.stored["train"]
-        return training_dataset(self.splits["train"], self.clips, self.settings, cache=self.cache)
+        return training_dataset(self.splits["train"], self.clips, self.settings, cache=self._frames())
 
     def testing(self, split: str) -> Any:
         """The test views of a split's clips."""
         if split in self.stored:
             return self.stored[split]
-        return video_dataset(self.splits[split], self.clips, seed=self.settings.seed, cache=self.cache)
+        return video_dataset(self.splits[split], self.clips, seed=self.settings.seed, cache=self._frames())
 
     def names(self, split: str) -> list[str]:
         """The clips' names, relative to the data folder where they lie in it."""
@@ -109,6 +109,11 @@ class RunData:
                 name: len(self.skipped_of.get(split, ())) for split, name in zip(SPLITS, NAMES, strict=True)
             },
         }
+
+    def _frames(self) -> FrameCache | None:
+        if self.cache is None:
+            return None
+        return FrameCache(self.cache, format=self.settings.cache_format, limit=self.settings.cache_limit)
 
     def remove_own_cache(self) -> None:
         """Delete a cache that this run chose itself; a folder that the user named stays."""
@@ -227,10 +232,12 @@ def _check_classes(data: str, clips: list[Clip], labels: Sequence[str]) -> None:
 
 
 def _cache_folder(settings: TrainSettings, clips: ClipSettings, count: int) -> Path | None:
-    if settings.cache == "none" or clips.sampling != "even" or settings.augment_resolution == "full":
+    if settings.cache == "none" or settings.augment_resolution == "full":
         return None
     if settings.cache != "auto":
         return Path(settings.cache)
+    if clips.sampling != "even":  # whole videos would be kept, whose size is not known yet
+        return None
     wide = WIDE if clips.resize == "crop" else 1.0
     estimate = count * clips.num_frames * clips.segments * 3 * clips.size**2 * wide
     return Path(settings.out) / CACHE if estimate <= AUTO_CACHE_BYTES else None

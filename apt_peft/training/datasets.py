@@ -1,14 +1,13 @@
 """Videos -> a data set of clips as a run or an adapter wants them, and its items -> a batch."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import default_collate
 
 from apt_peft.training.clips import ClipSettings
 from apt_peft.training.settings import TrainSettings
-from apt_peft.video import Clip, ClipTransform, VideoDataset
+from apt_peft.video import Clip, ClipTransform, FrameCache, VideoDataset
 
 
 def collate(items: list[dict[str, Any]], *, name: str = "pixel_values") -> dict[str, Any]:
@@ -29,7 +28,7 @@ def collate(items: list[dict[str, Any]], *, name: str = "pixel_values") -> dict[
 
 
 def training_dataset(
-    videos: Sequence[Clip], clips: ClipSettings, settings: TrainSettings, *, cache: Path | None = None
+    videos: Sequence[Clip], clips: ClipSettings, settings: TrainSettings, *, cache: FrameCache | None = None
 ) -> VideoDataset:
     """The training clips of a run, augmented and drawn anew in each epoch.
 
@@ -37,7 +36,7 @@ def training_dataset(
         videos: the videos.
         clips: how they become clips.
         settings: the run's flags, of which augmentation and seed are taken.
-        cache: folder of decoded frames, or None.
+        cache: of decoded frames, or None.
 
     Returns:
         The data set.
@@ -71,7 +70,7 @@ def video_dataset(
     random_erasing: float = 0.0,
     repeats: int = 1,
     seed: int = 0,
-    cache: Path | None = None,
+    cache: FrameCache | None = None,
 ) -> VideoDataset:
     """A data set of videos, made into clips as an adapter wants them.
 
@@ -87,7 +86,7 @@ def video_dataset(
         random_erasing: of training clips, see `ClipTransform`.
         repeats: how often a training clip is augmented.
         seed: of what is drawn.
-        cache: folder of decoded frames, or None.
+        cache: of decoded frames, or None.
 
     Returns:
         The data set.

@@ -25,7 +25,7 @@ from apt_peft.training.recipes import RECIPES, plain
 # Settings that say where and how a run is carried out and not what comes out of it: a resumed run may change them.
 HOW_NOT_WHAT = frozenset(
     {
-        *("model", "data", "out", "cache", "feature_cache"),
+        *("model", "data", "out", "cache", "cache_limit", "feature_cache"),
         *("workers", "threads", "progress", "resume", "push_to_hub", "device"),
         *("look_over", "time_limit", "save_steps"),
     }
@@ -124,11 +124,14 @@ class TrainSettings(Settings):
     time_limit: float = flags.time_limit(group=DATA)
     cache: str = setting(
         TEXT,
-        "folder for decoded frames (even sampling only); auto: OUT/cache while training if it stays below 1 GiB; none",
+        "folder for decoded frames, of other than even sampling for whole videos; auto: OUT/cache while training, for even "
+        "sampling, if it stays below 1 GiB; none",
         "auto",
         group=DATA,
         metavar="DIR|auto|none",
     )
+    cache_format: str = flags.cache_format(group=DATA)
+    cache_limit: int | None = flags.cache_limit(group=DATA)
 
     feature_cache: str | None = setting(
         TEXT_OR_NONE,

@@ -2,6 +2,7 @@
 
 from .audit import AuditReport, audit
 from .augment import RandAugment
+from .cache import FrameCache
 from .clip import Clip, DataSplits
 from .data import hold_out, read_data, stratified_split
 from .dataset import VideoDataset
@@ -19,6 +20,7 @@ __all__ = [
     "Clip",
     "ClipTransform",
     "DataSplits",
+    "FrameCache",
     "RandAugment",
     "RemoteVideo",
     "UnreadableVideoError",

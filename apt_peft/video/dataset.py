@@ -17,7 +17,7 @@ from .transforms import ClipTransform
 from .views import VideoViews
 
 # Part of every key: raise it when prepared frames would come out otherwise.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 
 class VideoDataset(Dataset):
@@ -40,7 +40,8 @@ class VideoDataset(Dataset):
         crops: test views in space.
         repeats: how often a training clip is augmented.
         seed: of everything drawn.
-        cache: folder for decoded and resized frames, made where it is missing; only where no random frames are drawn.
+        cache: of decoded and resized frames: a `FrameCache`, or its folder, made where it is missing. Where random frames are
+            drawn, whole videos are kept.
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -59,7 +60,7 @@ class VideoDataset(Dataset):
         crops: int = 1,
         repeats: int = 1,
         seed: int = 0,
-        cache: str | os.PathLike | None = None,
+        cache: FrameCache | str | os.PathLike | None = None,
     ) -> None:
         check_sampling(sampling)
         counts = {"num_frames": num_frames, "frame_stride": frame_stride, "segments": segments, "crops": crops}
@@ -78,21 +79,16 @@ class VideoDataset(Dataset):
                 f"crops ({crops}) must be 1 with resize 'squash', but squashed frames have no longer side. "
                 "Use resize 'crop'."
             )
-        if cache is not None and training and sampling != "even":
-            raise ConfigError(
-                f"cache ({os.fspath(cache)}) must not be used in training with sampling {sampling!r}, but other frames "
-                "are drawn in every epoch. Use sampling 'even' or no cache."
-            )
         if cache is not None and transform.full_resolution:
             raise ConfigError(
-                f"cache ({os.fspath(cache)}) must not be used with full_resolution, but whole frames are not kept. "
+                f"cache ({_folder(cache)}) must not be used with full_resolution, but whole frames are not kept. "
                 "Leave one of them out."
             )
         self.clips = list(clips)
         self.num_frames, self.sampling, self.frame_stride = num_frames, sampling, frame_stride
         self.transform, self.training, self.segments, self.crops = transform, training, segments, crops
         self.repeats, self.seed = repeats, seed
-        self.cache = None if cache is None else FrameCache(cache)
+        self.cache = cache if cache is None or isinstance(cache, FrameCache) else FrameCache(cache)
         # In shared memory, so that workers which already run see a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -187,34 +183,35 @@ class VideoDataset(Dataset):
         self._prepared(clip, None)
 
     def _prepared(self, clip: Clip, generator: torch.Generator | None) -> list[torch.Tensor]:
-        """Prepared uint8 frames (T, C, height, width) of each segment, from the cache where there is one."""
-        if self.cache is None:
-            return self._read(clip, generator)
-        key = self._key(clip)
-        stored = self.cache.get(key)
-        frames = [stored[str(segment)] for segment in range(self.segments) if str(segment) in stored]
-        if len(frames) == self.segments and all(self._fits(part) for part in frames):
-            return frames
-        # Absent, left damaged by a crash of the machine, or not of our making: written anew.
-        frames = self._read(clip, generator)
-        self.cache.put(key, {str(segment): part.contiguous() for segment, part in enumerate(frames)})
-        return frames
-
-    def _fits(self, frames: torch.Tensor) -> bool:
-        return frames.dtype == torch.uint8 and frames.dim() == 4 and frames.shape[:2] == (self.num_frames, 3)
-
-    def _read(self, clip: Clip, generator: torch.Generator | None) -> list[torch.Tensor]:
-        """Decode once, resize each frame once, and deal the frames out to the segments."""
+        """Prepared uint8 frames (T, C, height, width) of each segment: decoded once, or from the cache."""
         segments: list[list[int]] = []
+        start = None if generator is None else generator.get_state()
 
         def choose(num_video_frames: int) -> list[int]:
+            if generator is not None:
+                generator.set_state(start)  # asked again, it draws again and not further
             segments[:] = self._choose(num_video_frames, generator)
             return sorted({index for segment in segments for index in segment})
 
-        with VideoReader(clip.source) as video:
-            frames = self.transform.prepare(video.read(choose))
+        def visit(select: Any, take: Any) -> None:
+            with VideoReader(clip.source) as video:
+                video.visit(select, take)
+
+        if self.cache is None:
+            with VideoReader(clip.source) as video:
+                frames = self.transform.prepare(video.read(choose))
+        else:
+            frames = self.cache.read(
+                self._key(clip), choose=choose, visit=visit, prepare=self.transform.prepare, whole=self._draws_frames
+            )
         place = {index: row for row, index in enumerate(sorted({index for segment in segments for index in segment}))}
-        return [frames[[place[index] for index in segment]] for segment in segments]
+        rows = [[place[index] for index in segment] for segment in segments]
+        return [frames if row == list(range(len(frames))) else frames[row] for row in rows]
+
+    @property
+    def _draws_frames(self) -> bool:
+        """Whether every epoch takes other frames of a video."""
+        return self.training and self.sampling != "even"
 
     def _choose(self, num_video_frames: int, generator: torch.Generator | None) -> list[list[int]]:
         if self.training:
@@ -231,7 +228,11 @@ class VideoDataset(Dataset):
     def _key(self, clip: Clip) -> str:
         """Changes with the file and with everything that decides on its prepared frames."""
         stride = self.frame_stride if self.sampling == "dense" else None
-        frames = (self.sampling, self.num_frames, stride, self.segments)
+        frames = "all" if self._draws_frames else (self.sampling, self.num_frames, stride, self.segments)
         prepare = (self.transform.resize, self.transform.prepared_side)
-        text = repr((_CACHE_VERSION, clip.fingerprint(), frames, prepare))
+        text = repr((_CACHE_VERSION, clip.fingerprint(), frames, prepare, self.cache and self.cache.format))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _folder(cache: FrameCache | str | os.PathLike) -> str:
+    return os.fspath(cache.folder if isinstance(cache, FrameCache) else cache)

@@ -156,6 +156,24 @@ class VideoReader:
         self._visit(choose_anew, lambda index, frame: gathered[0].take(index, frame))
         return gathered[0].frames()
 
+    def visit(self, choose: Callable[[int], Sequence[int]], take: Callable[[int, torch.Tensor], object]) -> None:
+        """Decode frames one at a time, so that a whole video need not be in memory.
+
+        Args:
+            choose: from the number of frames to the wanted ones, counted from 0; called again where frames that the file
+                announces don't come. What was taken before then is to be forgotten.
+            take: called with the number and the frame of each, uint8 (height, width, C), RGB, upright; once for each
+                number, in no particular order.
+
+        Raises:
+            UnreadableVideoError: no frame can be decoded.
+            DataError: an index is outside the video.
+        """
+        self._visit(
+            lambda num_frames: self._inside(choose(num_frames)),
+            lambda index, frame: take(index, torch.from_numpy(upright(frame, self._video.size)[0].copy())),
+        )
+
     def _inside(self, indices: Sequence[int]) -> list[int]:
         indices = [int(index) for index in indices]
         outside = [index for index in indices if not 0 <= index < self._num_frames]

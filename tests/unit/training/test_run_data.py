@@ -88,6 +88,7 @@ def test_the_cache_is_left_out_where_it_would_be_large(place, tmp_path, monkeypa
     assert load(place, tmp_path, cache=str(tmp_path / "mine")).cache == tmp_path / "mine"
     assert load(place, tmp_path, cache="none").cache is None
     assert load(place, tmp_path, sampling="dense").cache is None
+    assert load(place, tmp_path, sampling="dense", cache=str(tmp_path / "mine")).cache == tmp_path / "mine"
     assert load(place, tmp_path, augment_resolution="full").cache is None
 
 
@@ -163,3 +164,11 @@ def test_names_of_directions_are_told_where_clips_are_flipped(tmp_path, caplog, 
             "Should they differ in these, take --no-flip."
         ][: augment != "none" and flip]
     )
+
+
+def test_the_cache_is_as_the_flags_say(place, tmp_path):
+    folder = tmp_path / "frames"
+    data = load(place, tmp_path, cache=str(folder), cache_format="jpeg", cache_limit="20kB")
+    kept = data.training().cache
+    assert (kept.folder, kept.format, kept.limit) == (folder, "jpeg", 20_000)
+    assert 0 < sum(path.stat().st_size for path in folder.glob("*.frames")) <= 20_000

@@ -107,9 +107,17 @@ def test_each_rule_has_a_message(name, value, message):
             "the magnitude's deviation; inc0 or inc1, whether all operations grow with the magnitude.",
         ),
         (
-            {"cache": "frames", "sampling": "dense"},
-            "cache ('frames') must go with sampling even, but sampling is dense and takes other frames in every epoch. "
-            "Leave the cache out.",
+            {"cache_format": "jpeg"},
+            "cache_format ('jpeg') must go with a folder of the cache, since clips then are what JPEG makes of them, but cache "
+            "is auto. Name one by --cache.",
+        ),
+        (
+            {"cache": "none", "cache_limit": "20GB"},
+            "cache_limit (20000000000) must go with a cache, but cache is none. Name a folder by --cache.",
+        ),
+        (
+            {"cache_limit": "20 elephants"},
+            "cache_limit ('20 elephants') must be a number of bytes above 0, or such as 500MB or 20GB.",
         ),
     ],
 )
@@ -232,3 +240,10 @@ def test_what_decides_a_result_is_told_from_where_and_how_it_is_made():
     one = TrainSettings(**PLACES, workers=4, threads=2, resume=True, push_to_hub="a/b", progress=False)
     assert one.what_comes_out() == TrainSettings(model="n", data="e", out="p").what_comes_out()
     assert one.what_comes_out() != TrainSettings(**PLACES, label_smoothing=0.0).what_comes_out()
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"), [("20GB", 20 * 10**9), ("1.5 tb", 1_500_000_000_000), ("700", 700), (700, 700), ("2kb", 2000)]
+)
+def test_sizes_are_numbers_of_bytes(given, taken):
+    assert TrainSettings(model="m", data="d", out="o", cache_limit=given).cache_limit == taken
