@@ -265,6 +265,21 @@ def write_trimmed(path: str | Path, whole: str | Path, frames: int) -> Path:
     return Path(path)
 
 
+def decode_all(path: str | Path) -> list[np.ndarray]:
+    """Decode every frame of a video as it is stored, by the plainest road: the reference for reading a few.
+
+    Args:
+        path: of the video.
+
+    Returns:
+        uint8 (height, width, 3) each.
+    """
+    with av.open(str(path)) as container:
+        # Threads left over in frames and decoders would hang a worker that a test forks.
+        container.streams.video[0].codec_context.thread_count = 1
+        return [frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)]
+
+
 def write_classes(root: str | Path, classes: Sequence[str], clips: int = 2, **settings) -> Path:
     """Write a folder of small clips for each class.
 

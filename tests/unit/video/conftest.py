@@ -1,17 +1,7 @@
 """Tiny videos that all tests of this folder read."""
 
-import av
-import numpy as np
 import pytest
 from clips import write_clip
-
-
-def decode_all(path) -> list[np.ndarray]:
-    """Every frame of a video as it is stored, by the plainest road: the reference for reading a few."""
-    with av.open(str(path)) as container:
-        # Threads left over in frames and decoders would hang a worker that a test forks.
-        container.streams.video[0].codec_context.thread_count = 1
-        return [frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)]
 
 
 @pytest.fixture(scope="session")

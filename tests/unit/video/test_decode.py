@@ -12,8 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from clips import picture, write_audio, write_clip, write_cut, write_damaged, write_part
-from conftest import decode_all
+from clips import decode_all, picture, write_audio, write_clip, write_cut, write_damaged, write_part
 from helpers import raises_exactly
 from torch.utils.data import DataLoader
 

@@ -4,8 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from clips import write_clip, write_trimmed
-from conftest import decode_all
+from clips import decode_all, write_clip, write_trimmed
 
 from apt_peft.video import VideoReader, read_frames
 
