@@ -15,6 +15,7 @@ from apt_peft.training.checkpoints import CACHE
 from apt_peft.training.feature_store import FeatureStore
 from apt_peft.training.options import FEATURES, random_changes
 from apt_peft.training.seam import find_seam, take_features
+from apt_peft.video import Clip
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,8 @@ class FeatureDataset(Dataset):
     """Stored features of clips, as items of the form that the clips themselves have: see `VideoDataset`.
 
     Args:
+        clips: the clips, of which labels, and the order of an epoch in shards, are taken.
         views: for each fixed draw of the clips, their features (n, ...) in pieces of as many clips each.
-        labels: of the clips; None where one is not known.
         training: draw one of the views by the epoch; else the features are of all test views of a clip.
         repeats: how often a training clip was augmented in each draw.
         segments: test views in time.
@@ -33,15 +34,15 @@ class FeatureDataset(Dataset):
 
     def __init__(
         self,
+        clips: Sequence[Clip],
         views: Sequence[Sequence[Tensor]],
-        labels: Sequence[int | None],
         *,
         training: bool = False,
         repeats: int = 1,
         segments: int = 1,
         crops: int = 1,
     ) -> None:
-        self.views, self.labels, self.training, self.repeats = views, list(labels), training, repeats
+        self.clips, self.views, self.training, self.repeats = clips, views, training, repeats
         self.segments, self.crops = segments, crops
         # In shared memory, so that workers which already run see a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -51,7 +52,7 @@ class FeatureDataset(Dataset):
         self._epoch.share_memory_()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.clips)
 
     @property
     def epoch(self) -> int:
@@ -80,7 +81,7 @@ class FeatureDataset(Dataset):
         index = range(len(self))[index]
         view = self.views[(self.epoch + occurrence) % len(self.views)]
         size = len(view[0])
-        features, label = view[index // size][index % size], self.labels[index]
+        features, label = view[index // size][index % size], self.clips[index].label
         item: dict[str, Any] = {"pixel_values": features}
         if label is not None:
             item["labels"] = label if self.repeats == 1 else torch.full((self.repeats,), label)
@@ -127,8 +128,8 @@ def use_features(model: Any, settings: Any, data: Any) -> None:
 
 def _items(dataset: Any, views: Sequence[Sequence[Tensor]]) -> FeatureDataset:
     return FeatureDataset(
+        dataset.clips,
         views,
-        [clip.label for clip in dataset.clips],
         training=dataset.training,
         repeats=dataset.repeats,
         segments=dataset.segments,

@@ -19,6 +19,8 @@ from transformers import TimesformerForVideoClassification, VideoMAEForVideoClas
 
 from apt_peft import ConfigError, DataError
 from apt_peft.training.train import train
+from apt_peft.video import read_data
+from apt_peft.video.shards.write import ShardPlan, write_shards
 
 STILL = {"method": "linear", "augment": "none", "batch_size": 4}
 RANDOM = {
@@ -93,6 +95,14 @@ def test_with_balanced_epochs_weights_and_accumulated_gradients(quick, steps, tm
     given = {"gradient_accumulation_steps": 2, "loss": "focal", "batch_size": 2}
     assert_same_training(*both(quick, steps, tmp_path, **given, class_weights="balanced"))
     assert_same_training(*both(quick, steps, tmp_path / "balanced", **given, balanced_sampling=True))
+
+
+def test_clips_in_shards_keep_the_order_of_their_shards(quick, data, steps, tmp_path):
+    folder = tmp_path / "shards"
+    write_shards(read_data(data), folder, ShardPlan(max_clips=4), root=str(data), workers=1)
+    assert_same_training(
+        *both(quick, steps, tmp_path, data=str(folder), shard_window=1, batch_size=2, val_fraction=0.0)
+    )
 
 
 def test_epochs_take_the_views_in_turn(quick, steps, tmp_path):

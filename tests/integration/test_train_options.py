@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from clips import write_classes
+from safetensors.torch import load_file
 from test_resume import Stop, assert_same_run, stop_in
 
+from apt_peft.training import checkpoints
 from apt_peft.training.losses import IGNORED
 from apt_peft.training.train import train
 
@@ -110,3 +112,25 @@ def test_all_of_it_resumes_bit_for_bit(quick, skewed, tmp_path, monkeypatch, ste
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
     resumed = [step["labels"] for step in steps[-4:]]
     assert all(torch.equal(one, other) for one, other in zip(rows[-4:], resumed, strict=True))
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_a_run_goes_on_in_the_middle_of_an_epoch(quick, skewed, tmp_path, monkeypatch, features):
+    """Four steps an epoch, saved after 3, 4, 6, 8, ...: stopped in the save after step 8, so begun again after step 6."""
+    given = dict(EVERYTHING)
+    if features:
+        given |= {"method": "linear", "feature_cache": "auto", "feature_views": 2, "mixup": 0.0, "cutmix": 0.0}
+        del given["mixup_prob"]
+    whole = quick(
+        **given, data=str(skewed), epochs=3, val_fraction=0.0, test=False, save_steps=3, out=str(tmp_path / "whole")
+    )
+    train(whole)
+    with monkeypatch.context() as patch:
+        stop_in(patch, "mark_complete", 4)
+        with pytest.raises(Stop):
+            train(replace(whole, out=str(tmp_path / "stopped")))
+    assert checkpoints.choose(tmp_path / "stopped" / "checkpoints")[0].name == "checkpoint-6"
+    train(replace(whole, out=str(tmp_path / "stopped"), resume=True))
+    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")

@@ -19,7 +19,7 @@ from apt_peft.training import feature_store
 from apt_peft.training.feature_store import FeatureStore, digest
 from apt_peft.training.features import FeatureDataset
 from apt_peft.training.seam import find_seam
-from apt_peft.video import ClipTransform, VideoDataset, read_data
+from apt_peft.video import Clip, ClipTransform, VideoDataset, read_data
 
 
 @pytest.fixture(scope="module")
@@ -234,16 +234,20 @@ def test_large_features_are_in_files_of_fewer_clips(tmp_path, videos, monkeypatc
     monkeypatch.setattr(feature_store, "FILE_BYTES", 3 * 4 * 32 + 5)  # three mean tokens of width 32
     views = store(tmp_path).load(dataset(videos))
     assert [len(piece) for piece in views[0]] == [3, 3, 3, 1]
-    items = FeatureDataset(views, [0] * 10, training=True)
+    items = FeatureDataset(read_data(videos).train, views, training=True)
     assert torch.equal(torch.stack([items[i]["pixel_values"] for i in range(10)]), torch.cat(views[0]))
     monkeypatch.setattr(feature_store, "FILE_BYTES", 1)
     assert [len(piece) for piece in store(tmp_path).load(dataset(videos))[0]] == [1] * 10
 
 
+def labelled(*labels: int | None) -> list[Clip]:
+    return [Clip(b"", label) for label in labels]
+
+
 def test_items_have_the_form_of_the_clips_own():
     pieces = [torch.arange(64.0)[:, None], torch.arange(64.0, 70.0)[:, None]]
     later = [piece + 100 for piece in pieces]
-    training = FeatureDataset([pieces, later], [i % 3 for i in range(70)], training=True)
+    training = FeatureDataset(labelled(*(i % 3 for i in range(70))), [pieces, later], training=True)
     assert training[65] == {"pixel_values": torch.tensor([65.0]), "labels": 2}
     assert training[-1]["pixel_values"] == 69
     training.set_epoch(3)
@@ -251,7 +255,7 @@ def test_items_have_the_form_of_the_clips_own():
     assert training.draw(65, 1)["pixel_values"] == 65, "a clip that comes again is another view"
     with pytest.raises(IndexError):
         training[70]
-    copies = FeatureDataset([[torch.zeros(2, 3, 5)]], [1, 2], training=True, repeats=3)
+    copies = FeatureDataset(labelled(1, 2), [[torch.zeros(2, 3, 5)]], training=True, repeats=3)
     assert copies[1]["labels"].tolist() == [2, 2, 2]
-    testing = FeatureDataset([[torch.zeros(2, 6, 5)]], [1, None], segments=2, crops=3)
+    testing = FeatureDataset(labelled(1, None), [[torch.zeros(2, 6, 5)]], segments=2, crops=3)
     assert (testing[0]["labels"], testing[0]["index"], "labels" in testing[1]) == (1, 0, False)
