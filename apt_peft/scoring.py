@@ -27,6 +27,7 @@ from apt_peft.training.record import EVALUATION
 from apt_peft.video import Clip, UnreadableVideoError, read_data
 from apt_peft.video.clip import VIDEO_SUFFIXES
 from apt_peft.video.data import LABELS_FILE
+from apt_peft.video.guard import warm_up
 from apt_peft.video.readable import errors_of, unreadable_message
 from apt_peft.video.shards.read import is_shards
 
@@ -146,6 +147,7 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
     if processes.rank() > 0:
         logging.getLogger("apt_peft").setLevel(logging.ERROR)
         settings = replace(settings, progress=False)
+    warm_up()
     adapter = open_adapter(settings)
     split, clips = _labelled_clips(settings, adapter.labels)
     out = settings.out
@@ -206,6 +208,7 @@ def predict(settings: PredictSettings) -> list[dict[str, Any]]:
         AptError: adapter, backbone or clips cannot be used.
     """
     clips = _clips(settings.clips)
+    warm_up()
     adapter = open_adapter(settings)
     clips, unreadable = _readable(clips, settings)
     scores, _ = score_all(

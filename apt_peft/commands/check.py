@@ -37,6 +37,9 @@ class CheckSettings(Settings):
         NUMBER, "as for train: part of the training clips to hold out", 0.2, rule=within(0, 1, below=True)
     )
     decode: bool = setting(SWITCH, "decode every frame; without it only the first, which is quick", True)
+    sheet: str | None = setting(
+        TEXT, "write a contact sheet: clips to look at, and some of each class", None, metavar="FILE.html|FILE.png"
+    )
     json: bool = setting(SWITCH, "print JSON", False)
     progress: bool = setting(SWITCH, "show a progress bar", True)
 
@@ -65,9 +68,14 @@ def run(args: argparse.Namespace) -> int:
     """
     chosen = settings.from_arguments(CheckSettings, vars(args))
     from apt_peft.video import audit, read_data
+    from apt_peft.video.guard import warm_up
     from apt_peft.video.shards.read import is_shards
     from apt_peft.video.shards.verify import verify_shards
+    from apt_peft.video.sheet import check_sheet, write_sheet
 
+    if chosen.sheet is not None:
+        check_sheet(chosen.sheet)
+    warm_up()
     splits = read_data(
         chosen.data,
         train_list=chosen.train_list,
@@ -92,6 +100,9 @@ def run(args: argparse.Namespace) -> int:
         )
     if chosen.decode and not chosen.train_list and is_shards(chosen.data):
         (report.warnings if chosen.on_error == "skip" else report.problems).extend(verify_shards(chosen.data))
+    if chosen.sheet is not None:
+        with tqdm(desc="contact sheet", unit="clip", disable=not chosen.progress, leave=False) as bar:
+            write_sheet(chosen.sheet, report, splits, time_limit=chosen.time_limit, progress=bar.update)
     usable = Counter(file.label for file in report.files if file.split == "train" and file.found is not None)
     if not splits.val and chosen.val_fraction > 0 and len(usable) > 1 and max(usable.values()) < 2:
         report.problems.append(

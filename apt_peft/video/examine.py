@@ -169,6 +169,8 @@ class _Reading:
                             self._look(packet.decode())
                         except errors.FFmpegError:
                             self.damaged += 1
+            except IndexError:  # PyAV 18 stumbles at the end over streams that turned up on the way
+                pass
             except (errors.FFmpegError, OSError):
                 self.broken = True
 

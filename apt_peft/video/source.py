@@ -101,8 +101,8 @@ def open_video(source: str | bytes, name: str, num_threads: int = 1) -> tuple[An
     # "file:" keeps FFmpeg from taking a colon in a name for a protocol.
     file = "file:" + source if isinstance(source, str) else io.BytesIO(source)
     try:
-        # A playlist in a video's place must not reach for the network.
-        container = av.open(file, options={"protocol_whitelist": "file"})
+        # A playlist in a video's place must not reach for the network. Titles may be in any encoding.
+        container = av.open(file, options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except (av.error.FFmpegError, OSError) as error:
         reason = (error.strerror or str(error)).lower()
         raise UnreadableVideoError(name, f"opening it failed: {reason}") from None
@@ -112,6 +112,9 @@ def open_video(source: str | bytes, name: str, num_threads: int = 1) -> tuple[An
         container.close()
         raise UnreadableVideoError(name, "there is no video stream in it")
     stream = streams[0]
+    if stream.codec_context is None:
+        container.close()
+        raise UnreadableVideoError(name, "there is no decoder for its video")
     stream.codec_context.thread_count = num_threads
     stream.codec_context.thread_type = "NONE" if num_threads == 1 else "AUTO"
     return container, stream

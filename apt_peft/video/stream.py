@@ -131,5 +131,5 @@ class VideoStream:
             for packet in packets:
                 if packet.size:
                     yield packet
-        except (self._errors.FFmpegError, OSError):
-            return
+        except (self._errors.FFmpegError, OSError, IndexError):
+            return  # PyAV 18 stumbles at the end over streams that turned up on the way
