@@ -155,17 +155,25 @@ def _processor_size(patient: Patient) -> Iterator[Finding]:
     size = frames_and_size(patient.config)[1]
     processor = patient.processor
     key = "crop_size" if processor.get("do_center_crop", True) and "crop_size" in processor else "size"
-    made = processor.get(key)
-    made = (made, made) if isinstance(made, int) else made
-    if isinstance(made, dict):
-        made = (made.get("height", made.get("shortest_edge")), made.get("width", made.get("shortest_edge")))
-    if made is None or None in made or tuple(made) == (size, size):
+    stated = processor.get(key)
+    made = _pair(stated)
+    if stated is None or made == (size, size):
         return
+    shown = f"{made[0]} x {made[1]}" if made else f"{stated!r:.50}"
     yield Finding(
         "preprocessor-size",
-        f"{patient.processor_file} makes {made[0]} x {made[1]} by its {key}, config.json takes {size} x {size}",
+        f"{patient.processor_file} makes {shown} by its {key}, config.json takes {size} x {size}",
         Mend(processor=_sizes(processor, size)),
     )
+
+
+def _pair(stated: Any) -> tuple[Any, Any] | None:
+    """Height and width as a preprocessor states them; None for what states neither."""
+    if isinstance(stated, dict):
+        sides = (stated.get("height", stated.get("shortest_edge")), stated.get("width", stated.get("shortest_edge")))
+    else:
+        sides = (stated, stated)
+    return sides if all(isinstance(side, int) for side in sides) else None
 
 
 def _sizes(processor: dict[str, Any], size: int) -> dict[str, Any]:
@@ -173,9 +181,11 @@ def _sizes(processor: dict[str, Any], size: int) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     for key in ("size", "crop_size"):
         if isinstance(value := processor.get(key), dict):
-            changed[key] = dict.fromkeys(value, size)
+            changed[key] = dict.fromkeys(value or ("height", "width"), size)
         elif isinstance(value, int):
             changed[key] = size
+        elif value is not None:
+            changed[key] = {"height": size, "width": size}
     return changed
 
 

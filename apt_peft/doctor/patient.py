@@ -115,7 +115,10 @@ def open_patient(model: str, *, base: str | None = None, revision: str | None = 
     adapter, run, name = None, None, model
     if _is_adapter(model, revision):
         wanted = SimpleNamespace(adapter=model, model=base, revision=revision)
-        adapter, run, name = read_adapter_files(wanted)
+        try:
+            adapter, run, name = read_adapter_files(wanted)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace("--model", "--base")) from None
         revision = adapter.config.revision if base is None else None
     elif base is not None:
         raise CheckpointError(
@@ -123,7 +126,7 @@ def open_patient(model: str, *, base: str | None = None, revision: str | None = 
         )
     folder = _folder(name, revision)
     raw = _read_json(folder / CONFIG_NAME, name)
-    kind = raw.get("model_type")
+    kind = str(raw.get("model_type"))
     if kind not in FAMILIES and kind not in _video_types():
         raise CheckpointError(
             f"model ({name}) must be of an architecture that prompts are known to go into, but its type is {kind}. "

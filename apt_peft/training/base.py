@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForVideoClassification
 from transformers.utils import WEIGHTS_NAME
@@ -36,7 +37,8 @@ def read_config(model: str, *, revision: str | None = None) -> Any:
         transformers' config.
 
     Raises:
-        CheckpointError: there is no such model, or it is no model for video classification with square frames.
+        CheckpointError: there is no such model, its config has wrong values, or it is no model for video classification
+            with square frames.
     """
     if is_lost_folder(model):
         raise CheckpointError(
@@ -45,6 +47,12 @@ def read_config(model: str, *, revision: str | None = None) -> Any:
     try:
         # False: a config may name code of its own, and transformers would ask at the terminal whether to run it.
         config = AutoConfig.from_pretrained(model, revision=revision or "main", trust_remote_code=False)
+    except (StrictDataclassError, TypeError, LookupError) as error:
+        said = " ".join(line.strip() for line in str(error).splitlines()).rstrip(".")
+        raise CheckpointError(
+            f"model ({model}) must have a config.json whose values transformers can take, but: {said}. Correct it, or copy it "
+            "again."
+        ) from None
     except (OSError, ValueError) as error:
         where = "" if Path(model).is_dir() else " there is no such folder, and of the Hub"
         raise CheckpointError(

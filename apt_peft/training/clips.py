@@ -131,6 +131,11 @@ def read_processor(model: str) -> dict[str, Any]:
     return {}
 
 
+def _sides(size: Any) -> bool:
+    """Whether a preprocessor's size tells height and width; older files have a number in its place."""
+    return isinstance(size, dict) and "height" in size
+
+
 def clip_settings(
     settings: Any, *, model: str, frames: int, size: int, trained: ClipSettings | None = None
 ) -> ClipSettings:
@@ -172,7 +177,7 @@ def clip_settings(
     ]
     raise_all(problems)
     processor = read_processor(model) if trained is None else {}
-    squash = processor.get("do_center_crop") is False and "height" in (processor.get("size") or {})
+    squash = processor.get("do_center_crop") is False and _sides(processor.get("size"))
     known = trained or ClipSettings(
         num_frames=frames,
         sampling="even",

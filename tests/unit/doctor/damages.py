@@ -214,6 +214,7 @@ DAMAGES: dict[str, tuple[Damage, str, bool]] = {
     "two colours": (processor(image_mean=[0.3, 0.3], image_std=[0.25, 0.25]), "normalization-unusable", False),
     "means that are words": (processor(image_mean="imagenet"), "normalization-unusable", False),
     "frames of another size": (processor(size={"height": 96, "width": 96}), "preprocessor-size", True),
+    "a size that is a word": (processor(size="large"), "preprocessor-size", True),
     "crops of another size": (
         processor(do_center_crop=True, size={"shortest_edge": 48}, crop_size={"height": 32, "width": 32}),
         "preprocessor-size",
@@ -274,6 +275,7 @@ HARMLESS: dict[str, Damage] = {
     ),
     "with a pickle beside": lambda folder: torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin"),
     "with ImageNet's pixels": processor(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]),
+    "with a size as older files state it": processor(size=48),
     "with sdpa named": config(attn_implementation="sdpa"),
     "with norms folded away": tensors(
         lambda state: [tensor.fill_(float(name.endswith("weight"))) for name, tensor in state.items()

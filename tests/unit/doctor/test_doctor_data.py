@@ -9,11 +9,12 @@ import pytest
 import torch
 from clips import write_clip
 from damages import LABELS, both, config, good, head, redrawn, scale
+from helpers import raises_exactly
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForVideoClassification
 
-from apt_peft import AttentionPromptConfig
+from apt_peft import AttentionPromptConfig, CheckpointError
 from apt_peft.cli import main
 from apt_peft.demo import clips as shapes
 from apt_peft.demo.settings import BACKBONE
@@ -221,6 +222,18 @@ def test_an_adapter_on_a_base_of_another_depth(adapter, tmp_path):
     report = diagnose(DoctorSettings(model=str(adapter), base=str(folder)))
     assert report.codes == ["adapter-unfit"]
     assert "has no place for" in report.findings[0].evidence
+
+
+def test_an_adapter_whose_base_is_gone(adapter, tmp_path):
+    settings = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "/no/such/place"}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    with raises_exactly(
+        CheckpointError,
+        f"adapter ({adapter}) must find the backbone that it names, but there is no folder /no/such/place. Give its place by "
+        "--base.",
+    ):
+        diagnose(DoctorSettings(model=str(adapter)))
+    assert diagnose(DoctorSettings(model=str(adapter), base=str(BACKBONE))).codes == []
 
 
 def test_an_adapter_cannot_be_mended(adapter, tmp_path, capsys):

@@ -79,6 +79,18 @@ def test_a_folder_without_a_config(tmp_path):
         read_config(str(tmp_path))
 
 
+def test_a_config_with_a_value_of_the_wrong_type(folder):
+    values = json.loads((folder / "config.json").read_text()) | {"layer_norm_eps": "small"}
+    (folder / "config.json").write_text(json.dumps(values))
+    with raises_exactly(
+        CheckpointError,
+        f"model ({folder}) must have a config.json whose values transformers can take, but: Validation error for field "
+        "'layer_norm_eps': TypeError: Field 'layer_norm_eps' expected float, got str (value: 'small'). Correct it, or copy it "
+        "again.",
+    ):
+        read_config(str(folder))
+
+
 def test_a_name_that_is_neither_a_folder_nor_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with raises_exactly(
