@@ -199,7 +199,8 @@ class VideoDataset(Dataset):
 
         if self.cache is None:
             with VideoReader(clip.source) as video:
-                frames = self.transform.prepare(video.read(choose))
+                # One by one: all frames of ten segments in full size may be a gigabyte.
+                frames = video.read(choose, each=self.transform.prepare)
         else:
             frames = self.cache.read(
                 self._key(clip), choose=choose, visit=visit, prepare=self.transform.prepare, whole=self._draws_frames

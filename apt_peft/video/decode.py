@@ -132,14 +132,16 @@ class VideoReader:
             variable_frame_rate=bool(steps) and max(steps) - min(steps) > max(1, 0.1 * min(steps)),
         )
 
-    def read(self, indices: Indices) -> torch.Tensor:
+    def read(self, indices: Indices, *, each: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
         """Read the wanted frames: see `read_frames`.
 
         Args:
             indices: frame numbers, or a function from the number of frames to them.
+            each: what is done to every frame as it comes, so that large ones need not be kept: from uint8 (1, height, width,
+                C), RGB, upright, to a tensor of the same length; None keeps it as it is.
 
         Returns:
-            uint8 (T, height, width, C), RGB, upright.
+            uint8 (T, height, width, C), RGB, upright; with `each` what that made of it.
 
         Raises:
             UnreadableVideoError: no frame can be decoded.
@@ -150,7 +152,7 @@ class VideoReader:
 
         def choose_anew(num_frames: int) -> list[int]:
             chosen = self._inside(choose(num_frames))
-            gathered[:] = [Gathered(chosen, self._video.size)]
+            gathered[:] = [Gathered(chosen, self._video.size, each)]
             return chosen
 
         self._visit(choose_anew, lambda index, frame: gathered[0].take(index, frame))

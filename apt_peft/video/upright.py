@@ -1,6 +1,6 @@
 """Decoded frames -> upright RGB, gathered into one tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,10 +40,16 @@ class Gathered:
     Args:
         indices: frame numbers by place, repeats allowed.
         size: width and height of stored frames, in pixels.
+        each: what is done to every frame as it comes, uint8 (1, height, width, C) -> (1, ...); None keeps it as it is.
     """
 
-    def __init__(self, indices: Sequence[int], size: tuple[int, int]) -> None:
-        self._size, self._count = size, len(indices)
+    def __init__(
+        self,
+        indices: Sequence[int],
+        size: tuple[int, int],
+        each: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        self._size, self._count, self._each = size, len(indices), each
         self._places: dict[int, list[int]] = {}
         for place, index in enumerate(indices):
             self._places.setdefault(index, []).append(place)
@@ -56,7 +62,11 @@ class Gathered:
             index: its number.
             frame: of PyAV.
         """
+        import numpy as np
+
         picture, _ = upright(frame, self._size)
+        if self._each is not None:
+            picture = self._each(torch.from_numpy(np.ascontiguousarray(picture))[None])[0].numpy()
         if self._frames is None:
             self._frames = torch.empty((self._count, *picture.shape), dtype=torch.uint8)
         pictures = self._frames.numpy()
@@ -66,6 +76,6 @@ class Gathered:
             pictures[place] = pictures[first]
 
     def frames(self) -> torch.Tensor:
-        """uint8 (T, height, width, C), complete."""
+        """uint8 (T, height, width, C), or what `each` made of that; complete."""
         assert self._frames is not None
         return self._frames
