@@ -5,7 +5,6 @@ import json
 from dataclasses import dataclass
 
 from apt_peft import settings
-from apt_peft.scores.bootstrap import SAMPLES
 from apt_peft.scores.compare import (
     MEANS,
     ensemble,
@@ -15,6 +14,7 @@ from apt_peft.scores.compare import (
     read_together,
 )
 from apt_peft.scores.files import StoredScores, check_path, save_scores
+from apt_peft.scores.intervals import SAMPLES
 from apt_peft.scores.report import Drawing, as_text, report
 from apt_peft.settings import INTEGER, NUMBER, NUMBERS, SWITCH, TEXT, TEXTS, Rule, Settings, at_least, setting
 

@@ -10,7 +10,7 @@ import torch
 
 from apt_peft.errors import ConfigError, DataError
 from apt_peft.scores.files import StoredScores, read_scores, shown
-from apt_peft.scores.metrics import TINY
+from apt_peft.scores.metric import TINY
 from apt_peft.scores.result import EvaluationResult
 
 MEANS = ("probabilities", "logits")

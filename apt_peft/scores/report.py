@@ -4,9 +4,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from apt_peft.scores.bootstrap import Interval, bootstrap_all
 from apt_peft.scores.files import StoredScores, shown
-from apt_peft.scores.metrics import difference
+from apt_peft.scores.intervals import Interval, bootstrap_all
+from apt_peft.scores.metric import difference
 
 NAMES = {
     "top1": "top-1",

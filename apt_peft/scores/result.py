@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from apt_peft.errors import require
-from apt_peft.scores.metrics import Metric, confusion, metrics
+from apt_peft.scores.metric import Metric, confusion, metrics
 from apt_peft.scores.whole import whole_file
 
 # Letters of a class's name in the picture; the tables have all of it.
@@ -50,7 +50,7 @@ class EvaluationResult:
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
-        """All numbers by name, as what intervals and differences are made of: see `apt_peft.scores.metrics`."""
+        """All numbers by name, as what intervals and differences are made of: see `apt_peft.scores.metric`."""
         return metrics(self.scores, self.targets)
 
     @cached_property

@@ -14,6 +14,7 @@ import apt_peft.baselines
 import apt_peft.checkpoints
 import apt_peft.doctor
 import apt_peft.export
+import apt_peft.scores
 import apt_peft.video
 
 # by tests/unit/checkpoints/test_checkpoint_docs.py and tests/docs/test_export_page.py
@@ -70,6 +71,7 @@ def test_every_page_is_in_the_index():
 
 MODULES = [
     apt_peft, apt_peft.baselines, apt_peft.video, apt_peft.checkpoints, apt_peft.doctor, apt_peft.export,
+    apt_peft.scores,
 ]  # fmt: skip
 API = (DOCS / "api.md").read_text(encoding="utf-8")
 

@@ -13,10 +13,10 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from apt_peft import ConfigError, DataError
 from apt_peft.cli import main
 from apt_peft.commands.score import ScoreSettings
-from apt_peft.scores.bootstrap import bootstrap
 from apt_peft.scores.compare import ensemble, groups_by_pattern, groups_from_file, read_together
 from apt_peft.scores.files import read_scores, save_scores
-from apt_peft.scores.metrics import difference
+from apt_peft.scores.intervals import bootstrap
+from apt_peft.scores.metric import difference
 from apt_peft.scores.result import EvaluationResult
 
 LABELS = tuple("lmnopqr")

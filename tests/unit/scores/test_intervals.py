@@ -7,9 +7,9 @@ from helpers import raises_exactly
 from scipy import stats
 
 from apt_peft import ConfigError, DataError
-from apt_peft.scores import bootstrap as module
-from apt_peft.scores.bootstrap import bootstrap, bootstrap_all
-from apt_peft.scores.metrics import Metric, average, difference, metrics, negative_log_likelihood, top_k
+from apt_peft.scores import intervals as module
+from apt_peft.scores.intervals import bootstrap, bootstrap_all
+from apt_peft.scores.metric import Metric, average, difference, metrics, negative_log_likelihood, top_k
 
 
 def model(logits: torch.Tensor, sharp: float = 1.0) -> torch.Tensor:

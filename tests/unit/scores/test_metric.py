@@ -7,7 +7,7 @@ from helpers import raises_exactly
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
 from apt_peft import DataError
-from apt_peft.scores.metrics import (
+from apt_peft.scores.metric import (
     average,
     calibration_error,
     confusion,

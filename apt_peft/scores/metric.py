@@ -1,6 +1,6 @@
 """Every number that is told of a set of scores, each in one place: a function of sums over the clips.
 
-Written so, a metric of resampled clips costs one matrix product (`bootstrap.py`), and a difference of two metrics is a metric.
+Written so, a metric of resampled clips costs one matrix product (`intervals.py`), and a difference of two metrics is a metric.
 """
 
 import math

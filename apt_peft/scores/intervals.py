@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from apt_peft.errors import ConfigError, DataError
-from apt_peft.scores.metrics import Metric
+from apt_peft.scores.metric import Metric
 
 METHODS = ("bca", "percentile", "basic")
 SAMPLES = 2000
