@@ -32,13 +32,14 @@ def probe(source: Source) -> VideoInfo:
         return video.info()
 
 
-def read_frames(source: Source, indices: Indices) -> torch.Tensor:
+def read_frames(source: Source, indices: Indices, *, num_threads: int = 1) -> torch.Tensor:
     """Read the wanted frames of a video and no others.
 
     Args:
         source: path, bytes or held video.
         indices: frames counted from 0 in the order they are shown, repeats allowed; or a function from the number of
             frames to such indices.
+        num_threads: of the decoder; 0 is one for each CPU core. The frames are the same.
 
     Returns:
         uint8 (T, height, width, C), RGB, upright.
@@ -48,7 +49,7 @@ def read_frames(source: Source, indices: Indices) -> torch.Tensor:
         DataError: an index is outside the video.
         MissingExtraError: PyAV is not installed.
     """
-    with VideoReader(source) as video:
+    with VideoReader(source, num_threads=num_threads) as video:
         return video.read(indices)
 
 
@@ -61,14 +62,16 @@ class VideoReader:
 
     Args:
         source: path, bytes or held video.
+        num_threads: of the decoder; 0 is one for each CPU core. Clips are read by several workers at once, so the default
+            is one; with more, do not fork afterwards: threads do not live on in a child.
 
     Raises:
         UnreadableVideoError: it cannot be opened, or has no video in it.
         MissingExtraError: PyAV is not installed.
     """
 
-    def __init__(self, source: Source) -> None:
-        self._video = VideoStream(source)
+    def __init__(self, source: Source, *, num_threads: int = 1) -> None:
+        self._video = VideoStream(source, num_threads)
         self.name = self._video.name
         self._num_frames = 0
         try:

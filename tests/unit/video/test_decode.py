@@ -175,6 +175,16 @@ def test_a_colon_in_a_relative_name_is_no_protocol(plain, tmp_path, monkeypatch)
     assert probe("take:1.mp4").num_frames == 12
 
 
+def test_more_threads_give_the_same_frames(longer):
+    # In a process of its own: threads of the decoder would not live on in a worker that a later test forks.
+    script = (
+        "import sys, torch\nfrom apt_peft.video import read_frames\nfile, indices = sys.argv[1], [0, 7, 31, 59]\n"
+        "print(all(torch.equal(read_frames(file, indices), read_frames(file, indices, num_threads=n)) for n in (0, 3)))"
+    )
+    out = subprocess.run([sys.executable, "-c", script, longer], capture_output=True, text=True, check=True).stdout
+    assert out == "True\n"
+
+
 def test_indices_may_depend_on_the_number_of_frames(plain):
     assert torch.equal(read_frames(plain, lambda count: [count - 1]), read_frames(plain, [11]))
 
