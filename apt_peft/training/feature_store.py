@@ -191,6 +191,8 @@ class FeatureStore:
     def _key(self, dataset: Any, view: int, chunk: range, seeded: bool) -> str:
         """Changes with the clips, and with everything else that decides on what a file holds."""
         facts = {n: repr(v) for n, v in vars(dataset).items() if n not in ELSEWHERE and not n.startswith("_")}
+        if dataset.cache is not None and dataset.cache.format != "raw":  # its frames are not those of the videos
+            facts["cache_format"] = dataset.cache.format
         drawn = (dataset.seed, view, chunk) if seeded else ()
         clips = [dataset.clips[index].fingerprint() for index in chunk]
         text = repr((FORMAT, self._model_key, self.precision, versions(PACKAGES), sorted(facts.items()), drawn, clips))

@@ -20,6 +20,7 @@ from apt_peft.training.feature_store import FeatureStore, digest
 from apt_peft.training.features import FeatureDataset
 from apt_peft.training.seam import find_seam
 from apt_peft.video import Clip, ClipTransform, VideoDataset, read_data
+from apt_peft.video.cache import FrameCache
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,17 @@ def test_test_views_and_copies_are_a_second_axis(tmp_path, videos):
     copies = VideoDataset(clips, num_frames=4, transform=ClipTransform(16, augment="crop"), training=True, repeats=2)
     assert [tuple(piece.shape) for piece in store(tmp_path).load(views)[0]] == [(4, 6, 32), (4, 6, 32), (2, 6, 32)]
     assert store(tmp_path).load(copies, seeded=True)[0][0].shape == (4, 2, 32)
+
+
+def test_frames_of_jpeg_are_others_and_those_of_a_raw_cache_the_same(tmp_path, videos):
+    def cached(format: str) -> VideoDataset:
+        data = dataset(videos)
+        data.cache = FrameCache(tmp_path / format, format=format)
+        return data
+
+    assert counts(tmp_path / "features", dataset(videos)) == (3, 0)
+    assert counts(tmp_path / "features", cached("raw")) == (0, 3)
+    assert counts(tmp_path / "features", cached("jpeg")) == (3, 0)
 
 
 def test_nothing_changed(tmp_path, videos):
