@@ -22,7 +22,7 @@ EXAMPLE = """examples:
   apt-peft score first.safetensors
   apt-peft score first.safetensors second.safetensors
   apt-peft score seed-*.safetensors --ensemble probabilities --out together.safetensors
-  apt-peft score ucf.parquet --group-pattern '_(g[0-9]+)_'
+  apt-peft score ucf.parquet --group-pattern '(v_.*_g[0-9]+)_'
 """
 WHAT, TOGETHER, SURE = "what", "together", "how sure"
 

@@ -55,7 +55,8 @@ def _unlike(first: StoredScores, other: StoredScores) -> list[str]:
     lines = []
     for name, own, theirs in (("clips", one.names, two.names), ("classes", one.labels, two.labels)):
         for lacking, there, here in ((other, own, theirs), (first, theirs, own)):
-            if missing := [text for text in there if text not in set(here)]:
+            known = set(here)
+            if missing := [text for text in there if text not in known]:
                 lost = sum(any(_same_clip(text, skipped) for skipped in lacking.result.skipped) for text in missing)
                 why = f", of which {lost} could not be read there" if lost and name == "clips" else ""
                 lines.append(f"{lacking.path} lacks {len(missing)} {name}: {shown(missing)}{why}")

@@ -16,6 +16,7 @@ from apt_peft.training.clips import ClipSettings
 from apt_peft.training.data import clip_name, data_fingerprint
 from apt_peft.training.record import versions
 from apt_peft.video import Clip, UnreadableVideoError
+from apt_peft.video.shards.source import LostVideo, ShardVideo
 
 logger = logging.getLogger(__name__)
 SCORES_FILE = "scores.safetensors"
@@ -66,7 +67,7 @@ def clip_states(clips: Sequence[Clip], data: str) -> list[str]:
 
 
 def _state(clip: Clip) -> str:
-    if not isinstance(clip.source, (str, os.PathLike)):
+    if not isinstance(clip.source, (str, os.PathLike, ShardVideo, LostVideo)):
         return ""
     try:
         return clip.fingerprint()

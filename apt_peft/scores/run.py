@@ -56,7 +56,7 @@ def score_clips(
     done: list[int] = []
     journal: Any = nullcontext()
     if place is not None:
-        identity = dict(what or {}) | {"clips": len(dataset)}
+        identity = dict(what or {}) | {"clips": len(dataset), "per_view": per_view}
         done = processes.on_first(partial(_begin, place, identity, shape, resume))
         if done and processes.rank() == 0:
             known = _read_all(place, identity, shape)

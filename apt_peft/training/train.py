@@ -127,6 +127,8 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         "backbone fingerprint": fingerprint,
         "processes": processes.world_size(),
     }
+    if data.skipped:  # what is held out depends on them, and so would the order of clips
+        now["clips left out"] = sorted(data.skipped)
     processes.on_first(partial(checkpoints.check_same_run, folder, now))
     model = add_prompts(base, settings, data)
     if settings.feature_cache is not None:

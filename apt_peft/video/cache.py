@@ -51,7 +51,12 @@ class FrameCache:
             raise ConfigError(f"cache_limit ({limit}) must be at least 1 byte.")
         self.folder, self.format, self.limit = Path(folder), format, limit
         self._parts = self.folder / "parts"
-        self._parts.mkdir(parents=True, exist_ok=True)
+        try:
+            self._parts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"cache ({self.folder}) must be a folder that can be written to, but: {error.strerror}. Choose another one."
+            ) from None
         self._opened = time.time()
         self._full = self._counted = False
         self._clear_parts()

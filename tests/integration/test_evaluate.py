@@ -160,6 +160,19 @@ def test_a_killed_evaluation_goes_on(adapter, many, tmp_path, caplog):
     assert again()[1][0].startswith("Scoring all clips anew")
 
 
+def test_scores_of_one_view_are_not_taken_for_its_logits(adapter, many, tmp_path, monkeypatch, caplog):
+    """Both are one row a clip, so that shapes don't tell a journal of the one from that of the other."""
+    given = {"test_list": listed(many, 4, tmp_path / "list.csv"), "out": str(tmp_path / "out")}
+    path = str(tmp_path / "scores.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "forget", lambda place: None)  # as if it had been killed at the end
+        scores, _ = evaluated(caplog, settings(adapter, many, save_scores=path, **given))
+    assert journals(Path(path))
+    again, told = evaluated(caplog, settings(adapter, many, save_scores=path, per_view=True, **given))
+    assert told == ["Scoring all clips anew: what an earlier evaluation left is of other settings, or is not wanted."]
+    assert torch.allclose(again, scores, atol=1e-6)
+
+
 def test_clips_that_cannot_be_read_are_kept_in_mind(adapter, many, tmp_path, monkeypatch, caplog):
     """One is no video; one goes away after all were looked at."""
     (tmp_path / "data" / "up").mkdir(parents=True)

@@ -100,6 +100,25 @@ def test_a_save_cut_short_is_passed_over_by_name(quick, tmp_path, monkeypatch, c
     assert_same_run(tmp_path / "whole", Path(settings.out))
 
 
+def test_other_clips_that_cannot_be_read_are_another_run(quick, data, tmp_path, monkeypatch):
+    """Which clips are held out depends on which are left: going on would validate on clips that were trained on."""
+    place = tmp_path / "data"
+    shutil.copytree(data, place)
+    settings = quick(data=str(place), on_error="skip", cache="none", out=str(tmp_path / "cut"))
+    with monkeypatch.context() as patch:
+        stop_in(patch, "rotate", 1)
+        with pytest.raises(Stop):
+            train(settings)
+    broken = place / "train" / "left" / "left_1.mp4"
+    broken.write_bytes(bytes(broken.stat().st_size))
+    with raises_exactly(
+        ConfigError,
+        f"resume (True) must go on with the same run, but clips left out was None and is ['{broken}']. Repeat its settings, "
+        "or choose another --out.",
+    ):
+        train(replace(settings, resume=True))
+
+
 def test_a_run_cut_in_the_middle_of_moving_in_is_no_adapter_and_is_finished_by_resume(quick, tmp_path, monkeypatch):
     settings = quick(out=str(tmp_path / "cut"))
     replace, moved = os.replace, []

@@ -264,5 +264,11 @@ def test_memory_does_not_grow_with_the_video(made, tmp_path):
 def test_values_that_cannot_be_used(tmp_path):
     with raises_exactly(ConfigError, "cache_format ('png') must be one of 'raw', 'jpeg'."):
         FrameCache(tmp_path, format="png")
+    (tmp_path / "file").write_bytes(b"")
+    with raises_exactly(
+        ConfigError,
+        f"cache ({tmp_path / 'file'}) must be a folder that can be written to, but: Not a directory. Choose another one.",
+    ):
+        FrameCache(tmp_path / "file")
     with raises_exactly(ConfigError, "cache_limit (0) must be at least 1 byte."):
         FrameCache(tmp_path, limit=0)

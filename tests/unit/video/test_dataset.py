@@ -232,7 +232,9 @@ def test_a_repeated_clip_is_decoded_once_and_drawn_anew(clips, monkeypatch):
     opened = []
     original = dataset.VideoReader.__init__
     monkeypatch.setattr(
-        dataset.VideoReader, "__init__", lambda self, source: opened.append(source) or original(self, source)
+        dataset.VideoReader,
+        "__init__",
+        lambda self, source, **options: opened.append(source) or original(self, source, **options),
     )
     for data in (repeated, single):
         data.set_epoch(2)
