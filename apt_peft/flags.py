@@ -1,13 +1,28 @@
 """Flags about the clips that are read and those that cannot be, which several commands share."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apt_peft.settings import INTEGER, NUMBER, TEXT, Kind, above, setting, within
 from apt_peft.video.entry import FORMATS
 from apt_peft.video.guard import TIME_LIMIT
 from apt_peft.video.layouts import CHOICES
 
+if TYPE_CHECKING:
+    from apt_peft.video import DataSplits
+
+# Of every command that takes `--data`, as `read_data` names them.
+_OF_DATA = (
+    "train_list",
+    "val_list",
+    "test_list",
+    "labels",
+    "video_column",
+    "label_column",
+    "layout",
+    "split_number",
+    "on_error",
+)
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -121,3 +136,22 @@ def cache_limit(group: str = "general") -> Any:
     """
     help = "what decoded frames may take, such as 20GB; then no more are kept (default: no limit)"
     return setting(BYTES, help, None, group=group, metavar="SIZE")
+
+
+def read_clips(settings: Any, **changes: Any) -> "DataSplits":
+    """Find the clips that a command's flags tell of.
+
+    Args:
+        settings: of a command that takes clips as `train --data` does.
+        **changes: arguments of `read_data` in the place of flags.
+
+    Returns:
+        The clips by split; no video is opened.
+
+    Raises:
+        DataError: nothing can be made of the data.
+    """
+    from apt_peft.video import read_data
+
+    given = {name: getattr(settings, name) for name in _OF_DATA if name not in changes}
+    return read_data(settings.data, **given, **changes)

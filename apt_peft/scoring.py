@@ -237,18 +237,7 @@ def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[
     """The clips to score, their labels numbered as the adapter numbers them."""
     own = Path(settings.data) / LABELS_FILE
     names: Any = settings.labels or (own if own.is_file() else list(labels))
-    found = read_data(
-        settings.data,
-        train_list=settings.train_list,
-        val_list=settings.val_list,
-        test_list=settings.test_list,
-        labels=names,
-        video_column=settings.video_column,
-        label_column=settings.label_column,
-        layout=settings.layout,
-        split_number=settings.split_number,
-        on_error=settings.on_error,
-    )
+    found = flags.read_clips(settings, labels=names)
     split = settings.split or next((split for split in ("test", "val") if getattr(found, split)), "train")
     clips: list[Clip] = getattr(found, split)
     if not clips:

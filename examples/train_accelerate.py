@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader
 
 from apt_peft import AptError, gather_adapter_state, initialize_prompts_from_data, prompt_parameter_groups
 from apt_peft.evaluation import clip_logits, score
+from apt_peft.flags import read_clips
 from apt_peft.settings import add_arguments, from_arguments
 from apt_peft.training.base import check_precision, frames_and_size, head_of, open_base, read_config
 from apt_peft.training.clips import clip_settings
-from apt_peft.training.data import find_clips
 from apt_peft.training.datasets import collate, training_dataset, video_dataset
 from apt_peft.training.head import initialize_head
 from apt_peft.training.optimizer import learning_rates, warmup_cosine
@@ -94,7 +94,7 @@ def main() -> None:
     seed, size, repeats = settings.seed, settings.batch_size, settings.repeated_augmentation
 
     # Clips: the class names decide on the size of the head, the backbone on frames and pixels.
-    data = find_clips(settings)
+    data = read_clips(settings)
     model_config = read_config(settings.model)
     frames, pixels = frames_and_size(model_config)
     clips = clip_settings(settings, model=settings.model, frames=frames, size=pixels)

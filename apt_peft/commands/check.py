@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         AptError: there are no clips to look at, or lists that cannot be used.
     """
     chosen = settings.from_arguments(CheckSettings, vars(args))
-    from apt_peft.video import audit, read_data
+    from apt_peft.video import audit
     from apt_peft.video.guard import warm_up
     from apt_peft.video.shards.read import is_shards
     from apt_peft.video.shards.verify import verify_shards
@@ -76,18 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if chosen.sheet is not None:
         check_sheet(chosen.sheet)
     warm_up()
-    splits = read_data(
-        chosen.data,
-        train_list=chosen.train_list,
-        val_list=chosen.val_list,
-        test_list=chosen.test_list,
-        labels=chosen.labels,
-        video_column=chosen.video_column,
-        label_column=chosen.label_column,
-        layout=chosen.layout,
-        split_number=chosen.split_number,
-        on_error=chosen.on_error,
-    )
+    splits = flags.read_clips(chosen)
     count = sum(len(clips) for _, clips in splits.items())
     with tqdm(total=count, desc="reading clips", unit="clip", disable=not chosen.progress, leave=False) as bar:
         report = audit(

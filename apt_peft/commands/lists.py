@@ -80,23 +80,11 @@ def run(args: argparse.Namespace) -> int:
         AptError: clips or flags that cannot be used, or a folder in use.
     """
     chosen = settings.from_arguments(ListsSettings, vars(args))
-    from apt_peft.video import read_data
     from apt_peft.video.folder_of_files import check_folder
     from apt_peft.video.write_lists import SplitPlan, write_lists
 
     check_folder(chosen.out, overwrite=chosen.overwrite)
-    data = read_data(
-        chosen.data,
-        train_list=chosen.train_list,
-        val_list=chosen.val_list,
-        test_list=chosen.test_list,
-        labels=chosen.labels,
-        video_column=chosen.video_column,
-        label_column=chosen.label_column,
-        layout=chosen.layout,
-        split_number=chosen.split_number,
-        on_error=chosen.on_error,
-    )
+    data = flags.read_clips(chosen)
     plan = SplitPlan(chosen.val, chosen.test, chosen.folds, chosen.pool, chosen.group_by, chosen.seed)
     written = write_lists(data, chosen.data, chosen.out, plan, overwrite=chosen.overwrite)
     for warning in written.warnings:

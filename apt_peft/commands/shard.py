@@ -72,21 +72,9 @@ def run(args: argparse.Namespace) -> int:
         AptError: data or folder cannot be used; videos that cannot be read.
     """
     chosen = settings.from_arguments(ShardSettings, vars(args))
-    from apt_peft.video import read_data
     from apt_peft.video.shards.write import ShardPlan, write_shards
 
-    splits = read_data(
-        chosen.data,
-        train_list=chosen.train_list,
-        val_list=chosen.val_list,
-        test_list=chosen.test_list,
-        labels=chosen.labels,
-        video_column=chosen.video_column,
-        label_column=chosen.label_column,
-        layout=chosen.layout,
-        split_number=chosen.split_number,
-        on_error=chosen.on_error,
-    )
+    splits = flags.read_clips(chosen)
     count = sum(len(clips) for _, clips in splits.items())
     with tqdm(total=count, desc="writing shards", unit="clip", disable=not chosen.progress, leave=False) as bar:
         index = write_shards(

@@ -120,7 +120,7 @@ def examine(patient: Patient, settings: DoctorSettings) -> Report:
 
 def _examine_data(patient: Patient, settings: DoctorSettings, report: Report, features: Features | None) -> None:
     # here, since only this needs PyAV
-    from ..video import read_data
+    from ..flags import read_clips
     from .data import (
         ENOUGH,
         MOST_CLASSES,
@@ -132,18 +132,7 @@ def _examine_data(patient: Patient, settings: DoctorSettings, report: Report, fe
         sample_clips,
     )
 
-    splits = read_data(
-        settings.data or "",
-        train_list=settings.train_list,
-        val_list=settings.val_list,
-        test_list=settings.test_list,
-        labels=settings.labels,
-        video_column=settings.video_column,
-        label_column=settings.label_column,
-        layout=settings.layout,
-        split_number=settings.split_number,
-        on_error="skip",
-    )
+    splits = read_clips(settings, on_error="skip")
     report.facts["data"] = f"{sum(len(clips) for _, clips in splits.items())} clips, {len(splits.labels)} classes"
     if patient.config is None or not patient.is_video:
         return

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from apt_peft import flags
 from apt_peft.errors import DataError
 from apt_peft.training.checkpoints import CACHE
 from apt_peft.training.clips import ClipSettings
@@ -17,7 +18,7 @@ from apt_peft.training.datasets import training_dataset, video_dataset
 from apt_peft.training.looking import NAMES, SPLITS, look_over
 from apt_peft.training.options import FEATURES
 from apt_peft.training.settings import TrainSettings
-from apt_peft.video import Clip, DataSplits, FrameCache, hold_out, read_data
+from apt_peft.video import Clip, FrameCache, hold_out
 from apt_peft.video.clip import clip_name, clip_size
 
 logger = logging.getLogger(__name__)
@@ -126,32 +127,6 @@ class RunData:
                 own.rmdir()
 
 
-def find_clips(settings: TrainSettings) -> DataSplits:
-    """Find a run's clips; no video is opened.
-
-    Args:
-        settings: the run's flags.
-
-    Returns:
-        The clips of each split and the names of the classes.
-
-    Raises:
-        DataError: nothing can be made of the data.
-    """
-    return read_data(
-        settings.data,
-        train_list=settings.train_list,
-        val_list=settings.val_list,
-        test_list=settings.test_list,
-        labels=settings.labels,
-        video_column=settings.video_column,
-        label_column=settings.label_column,
-        layout=settings.layout,
-        split_number=settings.split_number,
-        on_error=settings.on_error,
-    )
-
-
 def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
     """Find a run's clips, hold out validation clips, and see that all of them can be read.
 
@@ -165,7 +140,7 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
     Raises:
         DataError: no clips or labels to train on, or files that cannot be read, all listed.
     """
-    found = find_clips(settings)
+    found = flags.read_clips(settings)
     for warning in found.warnings:
         logger.warning("%s", warning)
     directions = _directions(found.labels)
