@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": ("score an adapter on labelled clips: top-1, classes, confusion, errors", "apt_peft.commands.evaluate"),
     "score": ("scores of evaluate to numbers with intervals, differences, ensembles", "apt_peft.commands.score"),
     "predict": ("name what is in a clip or a folder of clips", "apt_peft.commands.predict"),
+    "cost": ("what methods cost: multiply-adds, memory and time, from shapes and measured", "apt_peft.commands.cost"),
     "export": ("an adapter to ONNX, a torch program or a folded adapter, checked", "apt_peft.commands.export"),
     "convert": ("weight files of the reference and of VideoMAE to folders and back", "apt_peft.checkpoints.command"),
     "demo": ("see it work, offline, in two minutes", "apt_peft.demo.command"),

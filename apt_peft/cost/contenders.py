@@ -40,7 +40,9 @@ class Contender:
         """The method with its size and layers, for people."""
         letter = {"lora": "r", "adaptformer": "width", "partial": "blocks"}.get(self.method, "P")
         text = f"{self.method} {letter}={self.size}" if self.size else self.method
-        return text if self.layers is None else f"{text}, layers {spans(self.layers)}"
+        if self.layers is None:
+            return text
+        return f"{text}, layer{'s' if len(set(self.layers)) > 1 else ''} {spans(self.layers)}"
 
 
 def spans(layers: Sequence[int]) -> str:

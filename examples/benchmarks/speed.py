@@ -10,13 +10,8 @@ busy machine slows both sides alike.
 """
 
 import argparse
-import gc
 import json
 import platform
-import random
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,6 +20,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
 from apt_peft import AttentionPromptConfig
+from apt_peft.cost.measure import forward, ratio, training_step
+from apt_peft.cost.measure import in_turns as measure  # mixed_batch.py and augment.py take it from here
 
 HEADS = ["fc_norm", "classifier"]
 
@@ -58,57 +55,6 @@ def sides(options: argparse.Namespace, num_prompt_tokens: int) -> dict[str, torc
     }
 
 
-def forward(model: torch.nn.Module, clips: torch.Tensor) -> Callable[[], None]:
-    def run() -> None:
-        model.eval()
-        with torch.no_grad():
-            model(clips)
-
-    return run
-
-
-def training_step(model: torch.nn.Module, clips: torch.Tensor) -> Callable[[], None]:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
-    labels = torch.zeros(len(clips), dtype=torch.long, device=clips.device)
-
-    def run() -> None:
-        model.train()
-        model(pixel_values=clips, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return run
-
-
-def seconds(run: Callable[[], None], device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def measure(runs: dict[str, Callable[[], None]], rounds: int, device: str) -> list[dict[str, float]]:
-    """Seconds of each side in each round; one round before them warms up."""
-    names = list(runs)
-    for name in names:
-        runs[name]()
-    table = []
-    order = random.Random(0)  # drawn anew each round: a side suffers from what the one before it left in the caches
-    for _ in range(rounds):
-        order.shuffle(names)
-        gc.collect()
-        table.append({name: seconds(runs[name], device) for name in names})
-    return table
-
-
-def ratio(table: list[dict[str, float]], ours: str, baseline: str) -> float:
-    return statistics.median(row[ours] / row[baseline] for row in table)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, nargs="+", default=[100, 400])
@@ -131,9 +77,11 @@ def main() -> None:
     for num_prompt_tokens in options.prompts:
         for kind, build in (("forward", forward), ("training step", training_step)):
             models = sides(options, num_prompt_tokens)
+            labels = torch.zeros(options.batch, dtype=torch.long, device=options.device)
+            inputs = {"pixel_values": clips, "labels": labels}
             # nothing in the bare backbone trains, and full tuning's forward is the bare one
             del models["bare" if kind == "training step" else "full"]
-            table = measure({n: build(m, clips) for n, m in models.items()}, options.rounds, options.device)
+            table = measure({n: build(m, inputs) for n, m in models.items()}, options.rounds, options.device)
             for baseline in models:
                 if baseline == "apt":
                     continue
