@@ -1,0 +1,37 @@
+"""The table of docs/cost.md is that of its file, and the file that of the arithmetic as it is now."""
+
+import json
+import re
+
+from pages import DOCS
+
+from apt_peft.cost import VIT_S, multiply_adds, parameters, total
+
+ROWS = [json.loads(line) for line in (DOCS / "results" / "cost.jsonl").read_text(encoding="utf-8").splitlines()]
+SHAPES = [row for row in ROWS if row["kind"] == "shapes"]
+
+
+def cell(value, shown) -> str:
+    return "-" if value is None else shown(value)
+
+
+def test_the_table_is_that_of_the_file():
+    lines = re.findall(r"^\| (.+) \|$", (DOCS / "cost.md").read_text(encoding="utf-8"), re.MULTILINE)[1:]
+    table = [line.split(" | ") for line in lines]
+    assert len(table) == len(SHAPES) >= 10
+    for row, cells in zip(SHAPES, table, strict=True):
+        ratios = [cell(row[name], lambda v: f"{v:.3f}x") for name in row if " / " in name]
+        giga = [cell(row[name], lambda v: f"{v / 1e9:.2f} G") for name in ("forward", "step")]
+        kept = cell(row["kept_bytes"], lambda v: f"{v / 2**20:.1f} MiB")
+        wanted = [row["label"], f"{row['parameters']:,}", giga[0], ratios[0], giga[1], ratios[1], kept, ratios[2]]
+        assert cells == wanted
+
+
+def test_the_file_is_that_of_the_arithmetic():
+    for row in SHAPES:
+        given = row["method"], row["size"] or 0, row["layers_to_transform"]
+        parts = multiply_adds(VIT_S, *given)
+        assert {name: list(work) for name, work in parts.items()} == row["multiply_adds"]
+        assert row["forward"] == total(parts).forward
+        assert row["step"] in (None, total(parts).step)
+        assert row["parameters"] == parameters(VIT_S, *given)
