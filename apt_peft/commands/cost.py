@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_peft import settings
+from apt_peft.cost.arithmetic import BACKBONES, PROMPTED, Shapes
 from apt_peft.errors import ConfigError, require
 from apt_peft.settings import INTEGER, INTEGERS, SWITCH, TEXT, TEXTS, Rule, Settings, at_least, setting
 
@@ -73,6 +74,15 @@ class CostSettings(Settings):
         TEXT, "folder for cost.jsonl and curves over P, frames and image size", None, group=RESULT, metavar="DIR"
     )
 
+    def conflicts(self) -> list[str]:
+        """Values that are fine alone and not together."""
+        if self.layers_to_transform is None or any(text.partition(":")[0] in PROMPTED for text in self.methods):
+            return []
+        return [
+            f"layers_to_transform ({list(self.layers_to_transform)}) must go with attention prompts, but methods has none. "
+            "Add apt to --methods."
+        ]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one flag for each setting.
@@ -137,10 +147,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _shapes(flags: CostSettings) -> Any:
+def _shapes(flags: CostSettings) -> Shapes:
     """The backbone's shapes."""
-    from apt_peft.cost.arithmetic import BACKBONES, Shapes
-
     if flags.model in BACKBONES:
         shapes = BACKBONES[flags.model]
     elif not (Path(flags.model) / "config.json").is_file():
@@ -155,7 +163,7 @@ def _shapes(flags: CostSettings) -> Any:
     return shapes if flags.layers is None else shapes.changed(layers=flags.layers)
 
 
-def _variants(base: Any, flags: CostSettings) -> list[Any]:
+def _variants(base: Shapes, flags: CostSettings) -> list[Shapes]:
     """The shapes for each clip length and image size.
 
     Raises:
@@ -173,7 +181,7 @@ def _variants(base: Any, flags: CostSettings) -> list[Any]:
     return found
 
 
-def _measured(kind: str, chosen: Any, shapes: Any, flags: CostSettings) -> list[dict[str, Any]]:
+def _measured(kind: str, chosen: Any, shapes: Shapes, flags: CostSettings) -> list[dict[str, Any]]:
     """Rows of measured ratios of one kind."""
     import torch
     import transformers
@@ -211,14 +219,14 @@ def _measured(kind: str, chosen: Any, shapes: Any, flags: CostSettings) -> list[
     ]
 
 
-def _title(shapes: Any, flags: CostSettings) -> str:
+def _title(shapes: Shapes, flags: CostSettings) -> str:
     return (
         f"{flags.model}, {shapes.layers} layers, {shapes.frames} frames of {shapes.image[0]} x {shapes.image[1]}, "
         f"{shapes.tokens} tokens; multiply-adds of a clip; kept for the backward: batch {flags.batch}, {flags.dtype}"
     )
 
 
-def _write(base: Any, rows: list[dict[str, Any]], flags: CostSettings, folder: Path) -> None:
+def _write(base: Shapes, rows: list[dict[str, Any]], flags: CostSettings, folder: Path) -> None:
     """Write cost.jsonl and the curves.
 
     Raises:
@@ -239,7 +247,7 @@ def _write(base: Any, rows: list[dict[str, Any]], flags: CostSettings, folder: P
     logger.info("%s", f"wrote {folder / 'cost.jsonl'} and {len(files)} pictures")
 
 
-def dots(base: Any, rows: list[dict[str, Any]], flags: CostSettings) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def dots(base: Shapes, rows: list[dict[str, Any]], flags: CostSettings) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Measured rows that lie on a curve: with all else as the curve has it, and prompts in all layers.
 
     Args:

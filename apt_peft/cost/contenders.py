@@ -1,5 +1,6 @@
 """The sides of a comparison: a method with its size, and the model that it makes of a random backbone."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -167,7 +168,9 @@ def build(
         settings: Any = AttentionPromptConfig(num_prompt_tokens=contender.size, layers_to_transform=layers)
     else:
         settings = method_config(contender.method, base, contender.size or None)
-    return get_peft_model(base, settings).train()
+    with warnings.catch_warnings():  # PEFT's LN tuning asks its own norms for in_features
+        warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)
+        return get_peft_model(base, settings).train()
 
 
 def example(shapes: Shapes, *, batch: int, device: str = "cpu", dtype: str = "float32") -> dict[str, torch.Tensor]:

@@ -77,7 +77,7 @@ def added_by_step(contender: Contender, shapes: Shapes, place: Place, *, threads
         lines = done.stderr.strip().splitlines()
         raise ConfigError(
             f"measure (memory) of {contender.label} must end well, but its process ended with {done.returncode}: "
-            f"{lines[-1] if lines else 'without a word'}. Try a smaller batch."
+            f"{lines[-1].rstrip('.') if lines else 'without a word'}. Try a smaller batch."
         )
     return int(json.loads(done.stdout.splitlines()[-1])["added"])
 

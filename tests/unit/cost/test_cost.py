@@ -246,6 +246,10 @@ def test_where_no_peak_can_be_told(monkeypatch):
         (["--measure", "time"], "measure (['time']) must name forward, step or memory."),
         (["--prompts", "0"], "prompts ([0]) must be one number or more, all from 1 on."),
         (["--methods", "lora:x"], "methods (lora:x) must have a whole number behind the colon, such as lora:8."),
+        (
+            ["--methods", "lora", "--layers-to-transform", "4"],
+            "layers_to_transform ([4]) must go with attention prompts, but methods has none. Add apt to --methods.",
+        ),
         (["--methods", "full:2"], "size (2) must be left out for full, which has none."),
         (
             ["--layers", "4", "--layers-to-transform", "4"],

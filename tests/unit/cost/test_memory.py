@@ -20,6 +20,11 @@ CASES = [
     Contender("vpt-deep", 5),
     Contender("lora", 2),
     Contender("adaptformer", 3),
+    Contender("vpt-shallow", 5),
+    Contender("bitfit"),
+    Contender("ln"),
+    Contender("ia3"),
+    Contender("partial", 2),
 ]
 
 
