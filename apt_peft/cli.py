@@ -24,6 +24,7 @@ COMMANDS = {
     "recipes": ("settings of published runs, by name, for train --recipe", "apt_peft.commands.recipes"),
     "evaluate": ("score an adapter on labelled clips: top-1, classes, confusion, errors", "apt_peft.commands.evaluate"),
     "score": ("scores of evaluate to numbers with intervals, differences, ensembles", "apt_peft.commands.score"),
+    "compare": ("ways to train, tuned alike, tested once: one table with intervals", "apt_peft.commands.compare"),
     "predict": ("name what is in a clip or a folder of clips", "apt_peft.commands.predict"),
     "cost": ("what methods cost: multiply-adds, memory and time, from shapes and measured", "apt_peft.commands.cost"),
     "export": ("an adapter to ONNX, a torch program or a folded adapter, checked", "apt_peft.commands.export"),

@@ -183,11 +183,12 @@ class Settings:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
+def read_toml(path: str | Path, *, keep_dashes: bool = False) -> dict[str, Any]:
     """Read a TOML file of settings.
 
     Args:
         path: the file.
+        keep_dashes: leave its keys as they are.
 
     Returns:
         Its keys, with `-` as `_`.
@@ -204,7 +205,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config ({path}) must be TOML, but: {error}.") from None
-    return {key.replace("-", "_"): value for key, value in table.items()}
+    return {key if keep_dashes else key.replace("-", "_"): value for key, value in table.items()}
 
 
 def add_arguments(

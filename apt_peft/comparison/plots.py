@@ -1,0 +1,69 @@
+"""Accuracy against parameters, and against multiply-adds, as PNG and SVG."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from apt_peft.comparison.table import Row
+from apt_peft.errors import require
+from apt_peft.scores.whole import whole_file
+
+SUFFIXES = ("png", "svg")
+
+
+def draw_all(rows: Sequence[Row], out: Path) -> list[Path]:
+    """Draw the pictures that the rows have numbers for.
+
+    Args:
+        rows: of the contenders.
+        out: folder of the pictures.
+
+    Returns:
+        The files.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    require("matplotlib", "viz")
+    found: list[Path] = []
+    axes: dict[str, tuple[str, Callable[[Row], float | None]]] = {
+        "accuracy-parameters": ("parameters beside the head", lambda row: row.beside_head),
+        "accuracy-cost": ("multiply-adds of a clip's forward", lambda row: row.multiply_adds),
+    }
+    for name, (label, number) in axes.items():
+        shown = [row for row in rows if row.top1 is not None and number(row) is not None]
+        if shown:
+            found += _draw(shown, [float(number(row) or 0) for row in shown], label, out / name)
+    return found
+
+
+def _draw(rows: Sequence[Row], values: Sequence[float], label: str, path: Path) -> list[Path]:
+    # The object-oriented interface: no window system, no global state of pyplot.
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for row, value in zip(rows, values, strict=True):
+        top1, low, high = (float(number or 0) for number in (row.top1, row.low, row.high))
+        # A percentile interval may leave the mean out.
+        apart = [[max(0.0, top1 - low)], [max(0.0, high - top1)]]
+        axes.errorbar([value], [top1], yerr=apart, fmt="o", capsize=3)
+        # "$" would start a formula.
+        axes.annotate(row.name.replace("$", r"\$"), (value, top1), xytext=(6, 4), textcoords="offset points")
+    if max(values) > 20 * max(min(values), 1):
+        # The head alone has no parameters beside it: zero has a place of its own.
+        axes.set_xscale("symlog", linthresh=max(1.0, min((v for v in values if v > 0), default=1.0)))
+    axes.set(xlabel=label, ylabel="test top-1 (%)")
+    axes.grid(alpha=0.3)
+    found = []
+    # The same bytes for the same rows.
+    with matplotlib.rc_context({"svg.hashsalt": "apt-peft"}):
+        for suffix in SUFFIXES:
+            file = path.with_name(f"{path.name}.{suffix}")
+            with whole_file(file) as begun:
+                metadata = {"Date": None} if suffix == "svg" else None
+                figure.savefig(begun, format=suffix, dpi=120, metadata=metadata)
+            found.append(file)
+    return found

@@ -1,0 +1,85 @@
+"""How sure a mean over seeds is: seeds and clips are both drawn again."""
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from apt_peft.errors import DataError
+from apt_peft.scores.intervals import SAMPLES, Interval, _by_group, _draws
+
+
+def correct(results: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """Which clips each seed has right.
+
+    Args:
+        results: (clips, labels) of each seed.
+        targets: (clips,) the true labels.
+
+    Returns:
+        (seeds, clips) of 0 and 1, float64.
+    """
+    from apt_peft.scores.metric import places
+
+    return torch.stack([(places(scores, targets) < 1).double() for scores in results])
+
+
+def bootstrap_seeds(
+    right: Tensor,
+    other: Tensor | None = None,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> tuple[float, Interval]:
+    """A mean accuracy over seeds and clips, or the difference of two, with a percentile interval.
+
+    In each draw, seeds are drawn with replacement, for each contender its own, and clips, for both the same. With few seeds the
+    interval is too narrow in what it says of seeds: the spread of two or three tells little.
+
+    Args:
+        right: (seeds, clips) of 0 and 1.
+        other: (its seeds, clips) of what is subtracted, of the same clips in the same order.
+        groups: what each clip belongs to; whole groups are drawn.
+        level: how often the interval is to hold the true value, in 0..1.
+        samples: draws.
+        seed: of the draws.
+
+    Returns:
+        Per cent, or points of difference, and the interval.
+
+    Raises:
+        DataError: other clips, or fewer than two to draw from.
+    """
+    both = [right] if other is None else [right, other]
+    clips = right.shape[1]
+    if any(part.shape[1] != clips for part in both):
+        raise DataError(
+            f"scores ({' and '.join(str(part.shape[1]) for part in both)} clips) must be of the same clips to be compared."
+        )
+    # Sums over groups, the last row being the number of clips.
+    rows = _by_group(torch.cat([*both, torch.ones(1, clips, dtype=torch.float64)]).T, groups).T
+    if rows.shape[1] < 2:
+        raise DataError(
+            f"groups ({rows.shape[1]}) must be two or more to draw from, but one tells nothing of others. "
+            "Leave the groups out, or score more clips."
+        )
+    total = rows.sum(dim=1)
+    signs = (1.0, -1.0)
+    sizes = [len(part) for part in both]
+    value = sum(sign * 100 * float(part.mean()) for sign, part in zip(signs, both, strict=False))
+    drawn = []
+    generator = torch.Generator().manual_seed(seed + 1)
+    for counts in _draws(rows.shape[1], samples, seed):
+        sums = counts @ rows.T
+        accuracy = 100 * sums[:, :-1] / sums[:, -1:]
+        found = torch.zeros(len(counts), dtype=torch.float64)
+        for sign, part in zip(signs, accuracy.split(sizes, dim=1), strict=False):
+            chosen = torch.randint(part.shape[1], part.shape, generator=generator)
+            found += sign * part.gather(1, chosen).mean(dim=1)
+        drawn.append(found)
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.quantile(torch.cat(drawn), ends).tolist()
+    assert total[-1] == clips, "every clip is in a group"
+    return value, Interval(low, high, level, "percentile")
