@@ -10,7 +10,7 @@ from apt_peft.comparison.estimate import estimate
 from apt_peft.comparison.ledger import LEDGER, locked
 from apt_peft.comparison.plan import PLAN, Plan, make_plan
 from apt_peft.comparison.settings import CompareSettings
-from apt_peft.comparison.trials import do_all
+from apt_peft.comparison.trials import Runner
 from apt_peft.comparison.tuning import tune
 from apt_peft.errors import ConfigError, require
 from apt_peft.training.settings import TrainSettings
@@ -65,14 +65,15 @@ def compare(settings: CompareSettings, shared: TrainSettings) -> Comparison:
             raise ConfigError(
                 f"out ({plan.out}) must be free, but another comparison is running in it. Wait for it, or choose another --out."
             )
-        return _compare(plan)
+        with Runner(settings.jobs) as runner:
+            return _compare(plan, runner)
 
 
-def _compare(plan: Plan) -> Comparison:
+def _compare(plan: Plan, runner: Runner) -> Comparison:
     plan.ledger.records()  # says now where it was damaged
     plan.begin()
     _forget(plan)
-    choices = tune(plan)
+    choices = tune(plan, runner)
     runs = [
         (contender, seed, plan.run(contender, choices[contender.name].chosen, seed))
         for contender in plan.contenders
@@ -80,14 +81,14 @@ def _compare(plan: Plan) -> Comparison:
     ]
     named = {job.name: (contender, seed) for contender, seed, job in runs}
     diverged: dict[str, list[int]] = {}
-    for job, outcome in do_all([job for *_, job in runs], plan.settings.jobs):
+    for job, outcome in runner.do_all([job for *_, job in runs]):
         contender, seed = named[job.name]
         if outcome["diverged"]:
             diverged.setdefault(contender.name, []).append(seed)
         logger.info("%s: %s", job.name, "diverged" if outcome["diverged"] else "trained")
     # All of it is trained: what the test split tells can change nothing any more.
     tests = [plan.test(contender, seed) for contender, seed, _ in runs if seed not in diverged.get(contender.name, ())]
-    for job, _ in do_all(tests, plan.settings.jobs):
+    for job, _ in runner.do_all(tests):
         logger.info("%s: scored", job.name)
     rows = table.rows_of(plan, choices, {name: sorted(seeds) for name, seeds in diverged.items()})
     texts = table.notes(plan, rows, choices, len(plan.clips.test))

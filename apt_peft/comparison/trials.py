@@ -122,57 +122,61 @@ def _test(job: Job) -> dict[str, Any]:
     return {}
 
 
-def do_all(jobs: Iterable[Job], at_once: int) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Do jobs, several at a time.
+class Runner:
+    """Does jobs, in this process or in several of its own; a context, at whose end these end.
+
+    The processes wait for jobs on their input, which closes when this process ends, and then they end too.
 
     Args:
-        jobs: what to do, independent of each other.
         at_once: how many processes; with 1 all is done in this one.
-
-    Returns:
-        Each job and its outcome, as they end.
-
-    Raises:
-        AptError: one cannot be done; those that run are ended first.
     """
-    if at_once == 1:
-        for job in jobs:
-            yield job, do(job)
-        return
-    with _Workers(at_once) as workers, ThreadPoolExecutor(at_once) as pool:
-        futures = {pool.submit(workers.do, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
 
+    def __init__(self, at_once: int) -> None:
+        self.at_once, self._lock = at_once, threading.Lock()
+        self._idle: list[subprocess.Popen] = []
+        self._all: list[subprocess.Popen] = []
 
-class _Workers:
-    """Processes that wait for jobs. Their input closes when this process ends, and then they end too."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.lock = count, threading.Lock()
-        self.idle: list[subprocess.Popen] = []
-        self.all: list[subprocess.Popen] = []
-
-    def __enter__(self) -> "_Workers":
+    def __enter__(self) -> "Runner":
         return self
 
     def __exit__(self, *error: object) -> None:
-        for worker in self.all:
+        for worker in self._all:
             if worker.stdin is not None:
                 worker.stdin.close()
-        for worker in self.all:
+        for worker in self._all:
             worker.wait()
             if worker.stdout is not None:
                 worker.stdout.close()
 
-    def do(self, job: Job) -> dict[str, Any]:
-        with self.lock:
-            worker = self.idle.pop() if self.idle else self._start()
+    def do_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
+        """Do jobs.
+
+        Args:
+            jobs: what to do, independent of each other.
+
+        Returns:
+            Each job and its outcome, as they end.
+
+        Raises:
+            AptError: one cannot be done; those that run are ended first.
+        """
+        if self.at_once == 1:
+            for job in jobs:
+                yield job, do(job)
+            return
+        with ThreadPoolExecutor(self.at_once) as pool:
+            futures = {pool.submit(self._do, job): job for job in jobs}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise
+
+    def _do(self, job: Job) -> dict[str, Any]:
+        with self._lock:
+            worker = self._idle.pop() if self._idle else self._start()
         assert worker.stdin is not None
         assert worker.stdout is not None
         try:
@@ -186,8 +190,8 @@ class _Workers:
                 f"run ({job.name}) must end by itself, but its process ended with code {worker.wait()}. "
                 "Compare again to go on, with fewer --jobs where memory is short."
             )
-        with self.lock:
-            self.idle.append(worker)
+        with self._lock:
+            self._idle.append(worker)
         answer = json.loads(line)
         if "kind" in answer:
             raise getattr(errors, answer["kind"], AptError)(answer["error"])
@@ -196,5 +200,5 @@ class _Workers:
     def _start(self) -> subprocess.Popen:
         words = [sys.executable, "-m", "apt_peft.comparison.worker"]
         worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
-        self.all.append(worker)
+        self._all.append(worker)
         return worker

@@ -9,7 +9,7 @@ from typing import Any
 from apt_peft.comparison.contenders import Contender
 from apt_peft.comparison.plan import Plan
 from apt_peft.comparison.search import Point, Score, best_point, next_points, side_of
-from apt_peft.comparison.trials import do_all
+from apt_peft.comparison.trials import Runner
 from apt_peft.errors import ConfigError
 from apt_peft.training.checkpoints import write_json
 
@@ -63,11 +63,12 @@ def score_of(outcomes: list[dict[str, Any]]) -> Score:
     return Score(top1, -math.fsum(outcome["loss"] for outcome in outcomes) / len(outcomes))
 
 
-def tune(plan: Plan) -> dict[str, Choice]:
+def tune(plan: Plan, runner: Runner) -> dict[str, Choice]:
     """Choose each contender's rates on the validation parts of the training clips, with as many trials each.
 
     Args:
         plan: the comparison.
+        runner: that does the trials.
 
     Returns:
         The choice of each contender, by its name.
@@ -98,7 +99,7 @@ def tune(plan: Plan) -> dict[str, Choice]:
                 open_ones.remove(contender)
                 found[contender.name] = _settled(plan, contender, tried[contender.name])
         outcomes: dict[tuple[str, Point], dict[int, dict[str, Any]]] = {}
-        for job, outcome in do_all([plan.trial(*key) for key in jobs.values()], plan.settings.jobs):
+        for job, outcome in runner.do_all([plan.trial(*key) for key in jobs.values()]):
             contender, point, part = jobs[job.name]
             outcomes.setdefault((contender.name, point), {})[part] = outcome
             said = "diverged" if outcome["diverged"] else f"validation top-1 {outcome['top1']:.1f} %"

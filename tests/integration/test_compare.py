@@ -1,0 +1,278 @@
+"""Real comparisons of tiny models: from flags to the table, after a kill, and against those who would look at the test twice."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from helpers import raises_exactly
+from safetensors import safe_open
+
+from apt_peft.cli import main
+from apt_peft.comparison import CompareSettings, Ledger, compare
+from apt_peft.comparison.search import Score
+from apt_peft.comparison.table import read_results
+from apt_peft.comparison.trials import TRIAL, Job, Runner, do
+from apt_peft.comparison.tuning import score_of
+from apt_peft.errors import CheckpointError, ConfigError
+from apt_peft.training.settings import TrainSettings
+
+SEEDS, BUDGET = 2, 4
+
+
+def settings_of(backbone, data, out, **changes):
+    own = {"model": str(backbone), "data": str(data), "out": str(out)}
+    given = {"methods": "linear,apt:2", "seeds": SEEDS, "budget_trials": BUDGET, "samples": 200}
+    shared = TrainSettings(**own, epochs=1, batch_size=4, threads=1, val_fraction=0.25, progress=False)
+    return CompareSettings(**own, **(given | changes)), shared
+
+
+@pytest.fixture(scope="module")
+def done(backbone, data, tmp_path_factory):
+    """A comparison that nothing disturbed, and its settings."""
+    settings = settings_of(backbone, data, tmp_path_factory.mktemp("compare") / "out")
+    return compare(*settings), settings
+
+
+def stored(out, method, seed):
+    """Scores and labels of a run, read without this package."""
+    with safe_open(out / "test" / method.replace(":", "=") / f"seed-{seed}.safetensors", "np") as file:
+        return file.get_tensor("scores"), file.get_tensor("targets")
+
+
+def events(out):
+    return [(record["event"], record["method"], record["seed"]) for record in Ledger(out / "ledger.jsonl").records()]
+
+
+def test_the_table_against_numbers_written_out(done):
+    result, _ = done
+    means = {}
+    for row in result.rows:
+        of_seeds = []
+        for seed in range(SEEDS):
+            scores, targets = stored(result.out, row.name, seed)
+            of_seeds.append(100 * float(np.mean(np.argmax(scores, axis=1) == targets)))
+        assert row.seeds == pytest.approx(of_seeds)
+        means[row.name] = sum(of_seeds) / SEEDS
+        assert row.top1 == pytest.approx(means[row.name])
+        assert row.low <= row.top1 <= row.high
+    linear, apt = result.rows
+    assert linear.difference == pytest.approx(means["linear"] - means["apt:2"])
+    assert (apt.difference, apt.verdict) == (None, "the reference")
+    holds = linear.difference_low <= 0 <= linear.difference_high
+    assert (linear.verdict == "no significant difference") == holds
+    run = json.loads((result.out / "runs" / "apt=2" / "seed-0" / "run.json").read_text())
+    assert apt.trained_parameters == run["trained_parameters"]
+    assert apt.trained_parameters - apt.beside_head == linear.trained_parameters
+    assert linear.beside_head == 0
+    weights = result.out / "runs" / "apt=2" / "seed-0" / "adapter_model.safetensors"
+    assert apt.stored_bytes == weights.stat().st_size
+
+
+def test_the_best_of_equally_many_trials_was_chosen(done):
+    result, _ = done
+    lines = read_results(result.out)
+    for row in result.rows:
+        trials = [line for line in lines if line["kind"] == "trial" and line["method"] == row.name]
+        assert len(trials) == BUDGET
+        rates = [next(iter(line["rates"].values())) for line in trials]
+        assert math.log10(max(rates) / min(rates)) == pytest.approx(3)
+        losses = {tuple(line["rates"].items()): (line["top1"], -line["parts"][0]["loss"]) for line in trials}
+        best = max(losses, key=lambda key: losses[key])
+        assert dict(best) == row.rates
+        for line in trials:
+            name = ",".join(f"{axis}={rate:g}" for axis, rate in line["rates"].items())
+            folder = result.out / "trials" / row.name.replace(":", "=") / name / "part-1"
+            run = json.loads((folder / "run.json").read_text())
+            assert line["top1"] == [entry["eval_top1"] for entry in run["history"] if "eval_top1" in entry][-1]
+            assert run["result"]["test"] is None
+            assert run["data"]["clips"] == {"training": 9, "validation": 3, "test": 0}
+        edge = row.rates[next(iter(row.rates))] in (min(rates), max(rates))
+        assert bool(row.edges) == edge
+        assert any(f"WARNING: {row.name} is NOT TUNED" in note for note in result.notes) == edge
+    for seed in range(SEEDS):
+        run = json.loads((result.out / "runs" / "linear" / f"seed-{seed}" / "run.json").read_text())
+        assert run["data"]["clips"] == {"training": 12, "validation": 0, "test": 0}
+        assert (run["settings"]["seed"], run["settings"]["head_lr"]) == (seed, result.rows[0].rates["head_lr"])
+
+
+def test_every_touch_stands_in_the_ledger_after_all_training(done):
+    result, _ = done
+    expected = [
+        (event, name, seed) for name in ("linear", "apt:2") for seed in range(SEEDS) for event in ("touch", "scored")
+    ]
+    assert events(result.out) == expected
+    first = (result.out / "ledger.jsonl").read_text().splitlines()[0]
+    trained = [json.loads(path.read_text())["finished"] for path in result.out.glob("runs/*/*/run.json")]
+    assert len(trained) == 2 * SEEDS
+    assert max(trained) <= json.loads(first)["time"]
+
+
+def test_files(done):
+    result, _ = done
+    assert {path.name for path in result.files} == {
+        *("results.jsonl", "table.md", "accuracy-parameters.png", "accuracy-parameters.svg"),
+        *(path.name for path in result.files if path.name.startswith("accuracy-cost.")),
+    }
+    assert all(path.stat().st_size > 0 for path in result.files)
+    table = (result.out / "table.md").read_text().splitlines()
+    rows = list(csv.reader([line.strip("| ") for line in table[:4]], delimiter="|"))
+    assert [row[0].strip() for row in rows] == ["method", "---", "linear", "apt:2"]
+    assert not list(result.out.glob("trials/**/*.safetensors")), "weights of trials are of no use"
+    assert not list(result.out.glob("**/checkpoints")), "nor checkpoints of finished runs"
+    assert "no significant difference" in result.text or "worse" in result.text or "better" in result.text
+
+
+def test_again_changes_nothing(done):
+    result, settings = done
+    before = {name: (result.out / name).read_bytes() for name in ("ledger.jsonl", "results.jsonl", "table.md")}
+    again = compare(*settings)
+    assert again.rows == result.rows
+    assert {name: (result.out / name).read_bytes() for name in before} == before
+
+
+@contextmanager
+def as_before(*paths):
+    """Put files back as they were."""
+    held = {path: path.read_bytes() for path in paths}
+    try:
+        yield
+    finally:
+        for path, content in held.items():
+            path.write_bytes(content)
+
+
+def test_deleted_scores_do_not_open_the_test_split(done):
+    result, settings = done
+    scores = result.out / "test" / "apt=2" / "seed-1.safetensors"
+    message = (
+        f"test split (of apt:2, seed 1) must be touched once, but its scores ({scores}) are gone. Put it back, or open the split "
+        "again by --forget apt:2, which is recorded."
+    )
+    with as_before(scores):
+        scores.unlink()
+        with raises_exactly(ConfigError, message):
+            compare(*settings)
+    assert len(events(result.out)) == 4 * SEEDS
+
+
+def test_a_touch_that_was_killed_is_ended_once(done):
+    result, settings = done
+    ledger, scores = result.out / "ledger.jsonl", result.out / "test" / "apt=2" / "seed-1.safetensors"
+    with as_before(ledger, scores):
+        before = stored(result.out, "apt:2", 1)[0]
+        ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
+        scores.unlink()
+        assert compare(*settings).rows == result.rows
+        assert events(result.out)[-3:] == [(event, "apt:2", 1) for event in ("touch", "resume", "scored")]
+        assert np.array_equal(stored(result.out, "apt:2", 1)[0], before)
+
+
+def test_forgetting_is_said_in_the_table(done):
+    result, (own, shared) = done
+    kept = [result.out / "ledger.jsonl", result.out / "results.jsonl", result.out / "table.md"]
+    kept += [result.out / "test" / "linear" / f"seed-{seed}.safetensors" for seed in range(SEEDS)]
+    with as_before(*kept):
+        again = compare(CompareSettings(**own.as_dict() | {"forget": "linear"}), shared)
+        assert [event for event, name, _ in events(result.out) if name == "linear"][4:] == [
+            *["forget"] * SEEDS, *["touch", "scored"] * SEEDS,
+        ]  # fmt: skip
+        assert again.notes[-1] == (
+            "WARNING: the test split was touched MORE THAN ONCE, by --forget: linear (2 runs). These numbers flatter."
+        )
+
+
+def test_another_comparison_in_the_same_folder_is_refused(done):
+    result, (own, shared) = done
+    message = (
+        f"out ({result.out}) must be gone on with by the same comparison, but budget_trials was 4 and is 5; epochs was 1 and is "
+        "2. Repeat its settings, or choose another --out."
+    )
+    changed = TrainSettings(**shared.as_dict() | {"epochs": 2})
+    with raises_exactly(ConfigError, message):
+        compare(CompareSettings(**own.as_dict() | {"budget_trials": 5}), changed)
+
+
+def test_killed_and_gone_on_with_it_is_what_it_is_undisturbed(done, backbone, data, tmp_path):
+    undisturbed, (own, _) = done
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "apt_peft", "compare", "--jobs", "2", "--out", str(out)]
+    given = {"model": own.model, "data": own.data, "methods": own.methods, "seeds": SEEDS, "budget_trials": BUDGET}
+    given |= {"samples": own.samples, "epochs": 1, "batch_size": 4, "threads": 1, "val_fraction": 0.25}
+    for name, value in given.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        end = time.monotonic() + 300
+        while not list(out.glob("trials/*/*/part-1/run.json")) and time.monotonic() < end:
+            assert process.poll() is None, process.stdout.read().decode()
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert not (out / "ledger.jsonl").exists()
+    assert not list(out.glob("runs/*/*/run.json"))
+    result = compare(*settings_of(backbone, data, out))
+    assert result.rows == undisturbed.rows
+    wanted, found = ([line for line in read_results(x.out) if line["kind"] != "setup"] for x in (undisturbed, result))
+    assert found == wanted
+    assert sorted(events(out)) == sorted(events(undisturbed.out))
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(backbone, data, tmp_path, capsys):
+    words = [
+        "compare",
+        "--model",
+        str(backbone),
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "out"),
+        "--methods",
+        "apt:2",
+    ]
+    words += ["--epochs", "1", "--batch-size", "4", "--threads", "1", "--val-fraction", "0.25", "--dry-run"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "12 training clips in 3 classes, 3 of validation for each of 1 part, 6 test clips"
+    assert lines[2].startswith(
+        "  apt:2: attention prompts, as published, num prompt tokens 2; 204 parameters beside the head; "
+        "lr first 0.0032, 0.032, 0.32, 3.2; a step "
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_diverges_is_the_worst_and_is_not_run_again(quick, tmp_path):
+    settings = quick(
+        method="apt", lr=1e30, epochs=1, cache="none", val_fraction=0.25, test=False, out=str(tmp_path / "part-1")
+    )
+    job = Job(TRIAL, "apt", {name: value for name, value in settings.as_dict().items() if name != "resume"})
+    outcome = do(job)
+    assert "training had diverged" in outcome["diverged"]
+    assert not (tmp_path / "part-1").exists()
+    assert do(job) == outcome
+    assert score_of([outcome, {"diverged": None, "top1": 90.0, "loss": 0.1}]) < Score(0.0, -9.0)
+
+
+def test_errors_of_another_process_are_its_own(quick, tmp_path):
+    settings = quick(model=str(tmp_path / "none"), test=False).as_dict()
+    job = Job(TRIAL, "apt", {name: value for name, value in settings.items() if name != "resume"})
+    message = f"model ({tmp_path / 'none'}) must be a folder or a name on the Hub, but there is no such folder. Check the path."
+    with Runner(2) as runner:
+        with raises_exactly(CheckpointError, message):
+            list(runner.do_all([job]))
+        runner._all[0].kill()
+        runner._all[0].wait()
+        message = (
+            "run (apt) must end by itself, but its process ended with code -9. Compare again to go on, with fewer --jobs where "
+            "memory is short."
+        )
+        with raises_exactly(ConfigError, message):
+            list(runner.do_all([job]))
