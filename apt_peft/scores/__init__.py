@@ -5,6 +5,7 @@ from .files import StoredScores, read_scores, save_scores
 from .intervals import Interval, bootstrap, bootstrap_all
 from .metric import Metric, average, difference, metrics
 from .result import EvaluationResult
+from .seeds import bootstrap_seeds
 
 __all__ = [
     "EvaluationResult",
@@ -14,6 +15,7 @@ __all__ = [
     "average",
     "bootstrap",
     "bootstrap_all",
+    "bootstrap_seeds",
     "difference",
     "ensemble",
     "metrics",

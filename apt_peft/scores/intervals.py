@@ -88,7 +88,7 @@ def bootstrap_all(
         raise ConfigError(f"level ({level}) must be above 0 and below 1, for example 0.95.")
     if samples < 1:
         raise ConfigError(f"samples ({samples}) must be at least 1.")
-    parts = {name: _by_group(metric.parts.double(), groups) for name, metric in metrics.items()}
+    parts = {name: by_group(metric.parts.double(), groups) for name, metric in metrics.items()}
     units = min(map(len, parts.values()))
     if units < 2:
         raise DataError(
@@ -98,7 +98,7 @@ def bootstrap_all(
     widths = [part.shape[1] for part in parts.values()]
     drawn: dict[str, list[Tensor]] = {name: [] for name in metrics}
     everything = torch.cat(list(parts.values()), dim=1)
-    for counts in _draws(units, samples, seed):
+    for counts in draws(units, samples, seed):
         for (name, metric), sums in zip(metrics.items(), (counts @ everything).split(widths, dim=1), strict=True):
             drawn[name].append(metric.of_sums(sums))
     return {
@@ -107,8 +107,19 @@ def bootstrap_all(
     }
 
 
-def _by_group(parts: Tensor, groups: Sequence[Hashable] | None) -> Tensor:
-    """Sums (groups, k) of the parts (clips, k)."""
+def by_group(parts: Tensor, groups: Sequence[Hashable] | None) -> Tensor:
+    """Sums over groups.
+
+    Args:
+        parts: (clips, k) what each clip adds.
+        groups: what each clip belongs to; None makes each clip its own.
+
+    Returns:
+        (groups, k).
+
+    Raises:
+        DataError: groups for other clips.
+    """
     if groups is None:
         return parts
     if len(groups) != len(parts):
@@ -118,8 +129,14 @@ def _by_group(parts: Tensor, groups: Sequence[Hashable] | None) -> Tensor:
     return parts.new_zeros(len(numbers), parts.shape[1]).index_add_(0, place, parts)
 
 
-def _draws(units: int, samples: int, seed: int) -> Iterator[Tensor]:
-    """How often each unit was drawn, (some samples, units) at a time; the same numbers however many at a time."""
+def draws(units: int, samples: int, seed: int) -> Iterator[Tensor]:
+    """How often each unit was drawn, (some samples, units) at a time; the same numbers however many at a time.
+
+    Args:
+        units: to draw from, as many as there are of them each time.
+        samples: draws.
+        seed: of the draws.
+    """
     generator = torch.Generator().manual_seed(seed)
     at_once = max(1, AT_ONCE // units)
     for start in range(0, samples, at_once):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from apt_peft.errors import DataError
-from apt_peft.scores.intervals import SAMPLES, Interval, _by_group, _draws
+from apt_peft.scores.intervals import SAMPLES, Interval, by_group, draws
+from apt_peft.scores.metric import places
 
 
 def correct(results: Sequence[Tensor], targets: Tensor) -> Tensor:
@@ -19,8 +20,6 @@ def correct(results: Sequence[Tensor], targets: Tensor) -> Tensor:
     Returns:
         (seeds, clips) of 0 and 1, float64.
     """
-    from apt_peft.scores.metric import places
-
     return torch.stack([(places(scores, targets) < 1).double() for scores in results])
 
 
@@ -59,19 +58,18 @@ def bootstrap_seeds(
             f"scores ({' and '.join(str(part.shape[1]) for part in both)} clips) must be of the same clips to be compared."
         )
     # Sums over groups, the last row being the number of clips.
-    rows = _by_group(torch.cat([*both, torch.ones(1, clips, dtype=torch.float64)]).T, groups).T
+    rows = by_group(torch.cat([*both, torch.ones(1, clips, dtype=torch.float64)]).T, groups).T
     if rows.shape[1] < 2:
         raise DataError(
             f"groups ({rows.shape[1]}) must be two or more to draw from, but one tells nothing of others. "
             "Leave the groups out, or score more clips."
         )
-    total = rows.sum(dim=1)
     signs = (1.0, -1.0)
     sizes = [len(part) for part in both]
     value = sum(sign * 100 * float(part.mean()) for sign, part in zip(signs, both, strict=False))
     drawn = []
     generator = torch.Generator().manual_seed(seed + 1)
-    for counts in _draws(rows.shape[1], samples, seed):
+    for counts in draws(rows.shape[1], samples, seed):
         sums = counts @ rows.T
         accuracy = 100 * sums[:, :-1] / sums[:, -1:]
         found = torch.zeros(len(counts), dtype=torch.float64)
@@ -81,5 +79,4 @@ def bootstrap_seeds(
         drawn.append(found)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(torch.cat(drawn), ends).tolist()
-    assert total[-1] == clips, "every clip is in a group"
     return value, Interval(low, high, level, "percentile")

@@ -12,6 +12,7 @@ from pages import DOCS, PAGES, ROOT, blocks, run_page
 import apt_peft
 import apt_peft.baselines
 import apt_peft.checkpoints
+import apt_peft.comparison
 import apt_peft.cost
 import apt_peft.doctor
 import apt_peft.export
@@ -72,7 +73,7 @@ def test_every_page_is_in_the_index():
 
 MODULES = [
     apt_peft, apt_peft.baselines, apt_peft.video, apt_peft.checkpoints, apt_peft.doctor, apt_peft.export,
-    apt_peft.scores, apt_peft.cost,
+    apt_peft.scores, apt_peft.comparison, apt_peft.cost,
 ]  # fmt: skip
 API = (DOCS / "api.md").read_text(encoding="utf-8")
 

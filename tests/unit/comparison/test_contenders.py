@@ -149,7 +149,10 @@ def test_what_is_refused_before_anything_is_written(backbone, data, tmp_path):
     assert not out.exists()
     out.mkdir()
     (out / "thesis.txt").write_text("")
-    message = f"out ({out}) must be new, empty or a comparison's folder, but it is none: it holds thesis.txt. Choose another --out."
+    message = (
+        f"out ({out}) must be new, empty or a comparison's folder, but it is none: it holds thesis.txt. "
+        "Choose another --out."
+    )
     with raises_exactly(ConfigError, message):
         compare(*settings_of(backbone, data, out))
 

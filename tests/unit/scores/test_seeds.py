@@ -83,6 +83,9 @@ def test_what_cannot_be_drawn():
     right = torch.ones(1, 4, dtype=torch.float64)
     with raises_exactly(DataError, "scores (4 and 3 clips) must be of the same clips to be compared."):
         bootstrap_seeds(right, right[:, :3])
-    message = "groups (1) must be two or more to draw from, but one tells nothing of others. Leave the groups out, or score more clips."
+    message = (
+        "groups (1) must be two or more to draw from, but one tells nothing of others. "
+        "Leave the groups out, or score more clips."
+    )
     with raises_exactly(DataError, message):
         bootstrap_seeds(right, groups=["a"] * 4)
