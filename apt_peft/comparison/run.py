@@ -1,6 +1,7 @@
 """A comparison from flags to a table: tune, train, touch the test split once, tell what came out."""
 
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,10 @@ def compare(settings: CompareSettings, shared: TrainSettings) -> Comparison:
         AptError: settings, data, backbone or folder cannot be used; or the test split was touched already.
     """
     require("matplotlib", "viz")  # which draws at the end
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigError(
+            f"processes ({count}) must be one for compare, which starts its own. Leave the launcher out, and take --jobs."
+        )
     plan = make_plan(settings, shared)
     if settings.dry_run:
         return Comparison(plan.out, (), (), (), "\n".join(estimate(plan)))

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,8 @@ class Runner:
     def __exit__(self, *error: object) -> None:
         for worker in self._all:
             if worker.stdin is not None:
-                worker.stdin.close()
+                with suppress(BrokenPipeError):  # it ended before it took all that was written
+                    worker.stdin.close()
         for worker in self._all:
             worker.wait()
             if worker.stdout is not None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 from apt_peft.comparison.trials import Job, do
@@ -24,4 +25,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Ctrl-C goes to all processes, and one whose parent was killed has nobody to answer.
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        main()

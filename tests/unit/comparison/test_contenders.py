@@ -157,6 +157,13 @@ def test_what_is_refused_before_anything_is_written(backbone, data, tmp_path):
         compare(*settings_of(backbone, data, out))
 
 
+def test_launchers_are_refused(backbone, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = "processes (2) must be one for compare, which starts its own. Leave the launcher out, and take --jobs."
+    with raises_exactly(ConfigError, message):
+        compare(*settings_of(backbone, data, tmp_path / "out"))
+
+
 def test_one_comparison_at_a_time_in_a_folder(backbone, data, tmp_path):
     message = (
         f"out ({tmp_path}) must be free, but another comparison is running in it. Wait for it, or choose another --out."
