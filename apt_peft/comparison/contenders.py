@@ -94,7 +94,9 @@ class Contender:
         elif "method_size" not in changes and method != "linear" and (row := method_of(method)).size is not None:
             changes["method_size"] = row.default_size
         words = [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in sorted(changes.items())]
-        return ", ".join([method_of(method).title, *words])
+        # What is added to prompts is not published.
+        title = "attention prompts" if method == "apt" and len(changes) > 1 else method_of(method).title
+        return ", ".join([title, *words])
 
 
 def read_contenders(

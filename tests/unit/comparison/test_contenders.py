@@ -43,6 +43,8 @@ def test_names_sizes_and_options(shared, config):
     ]
     assert found["apt"].described(shared) == "attention prompts, as published, num prompt tokens 5"
     assert found["vpt-deep"].described(shared) == "visual prompts of every block, method size 100"
+    shown = "attention prompts, init weights data, key gate 2, num prompt tokens 3"
+    assert found["apt:3+data+gate2"].described(shared) == shown
     run = found["apt:3+data+gate2"].settings(shared, seed=7)
     assert (run.num_prompt_tokens, run.key_gate, run.seed, run.epochs) == (3, 2, 7, shared.epochs)
     for name in ("linear", "lora:4", "vpt-deep"):
