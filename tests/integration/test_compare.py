@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from safetensors import safe_open
 
 from apt_peft.cli import main
 from apt_peft.comparison import CompareSettings, Ledger, compare
-from apt_peft.comparison.search import Score
+from apt_peft.comparison.plan import make_plan
+from apt_peft.comparison.search import Score, first_points
 from apt_peft.comparison.table import read_results
 from apt_peft.comparison.trials import TRIAL, Job, Runner, do
-from apt_peft.comparison.tuning import score_of
+from apt_peft.comparison.tuning import score_of, tune
 from apt_peft.errors import CheckpointError, ConfigError
 from apt_peft.training.settings import TrainSettings
 
@@ -259,6 +261,31 @@ def test_a_run_that_diverges_is_the_worst_and_is_not_run_again(quick, tmp_path):
     assert not (tmp_path / "part-1").exists()
     assert do(job) == outcome
     assert score_of([outcome, {"diverged": None, "top1": 90.0, "loss": 0.1}]) < Score(0.0, -9.0)
+
+
+def test_a_trial_without_validation_clips_is_told(quick, tmp_path):
+    settings = quick(method="linear", epochs=1, cache="none", val_fraction=0, test=False, out=str(tmp_path / "part-1"))
+    message = (
+        f"trial ({tmp_path / 'part-1'}) must have validation scores in its run.json, but it has none. Delete the folder, and "
+        "compare again."
+    )
+    with raises_exactly(ConfigError, message):
+        do(Job(TRIAL, "linear", {name: value for name, value in settings.as_dict().items() if name != "resume"}))
+
+
+def test_a_method_that_diverges_at_every_rate_is_told(backbone, data, tmp_path):
+    plan = make_plan(*settings_of(backbone, data, tmp_path / "out"))
+    linear = plan.contenders[0]
+    for point in first_points(plan.start(linear)):
+        folder = plan.trials(linear) / f"head_lr={point[0]:g}"
+        folder.mkdir(parents=True)
+        (folder / "part-1.diverged.json").write_text('{"error": "training had diverged"}')
+    message = (
+        "method (linear) must train without diverging at some rate, but it diverged at all 4 that were tried. Raise "
+        "--budget-trials in another --out, or leave it out."
+    )
+    with Runner(1) as runner, raises_exactly(ConfigError, message):
+        tune(replace(plan, contenders=[linear]), runner)
 
 
 def test_errors_of_another_process_are_its_own(quick, tmp_path):
