@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from apt_peft import flags
 from apt_peft.comparison.contenders import Contender, parameters, read_contenders
 from apt_peft.comparison.ledger import LEDGER, Ledger
 from apt_peft.comparison.search import Point
@@ -17,7 +18,7 @@ from apt_peft.errors import ConfigError, DataError
 from apt_peft.settings import nearest
 from apt_peft.training.base import check_precision, read_config
 from apt_peft.training.checkpoints import write_json
-from apt_peft.training.data import AUTO_CACHE_BYTES, find_clips
+from apt_peft.training.data import AUTO_CACHE_BYTES
 from apt_peft.training.optimizer import learning_rates
 from apt_peft.training.settings import TrainSettings
 from apt_peft.video import DataSplits
@@ -275,7 +276,7 @@ def make_plan(settings: CompareSettings, shared: TrainSettings) -> Plan:
     config = read_config(settings.model)
     if hasattr(config, "use_mean_pooling"):
         config.use_mean_pooling = True  # as runs load it
-    found = find_clips(shared)
+    found = flags.read_clips(shared)
     config.id2label = dict(enumerate(found.labels))
     config.label2id = {label: number for number, label in enumerate(found.labels)}
     if not found.test:
