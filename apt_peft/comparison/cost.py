@@ -1,9 +1,9 @@
-"""Multiply-adds of a contender, where the part of this package that counts them is there and knows the contender."""
+"""Multiply-adds of a contender, where they can be counted."""
 
-import importlib
 from typing import Any
 
 from apt_peft.baselines.methods import method_of
+from apt_peft.cost import arithmetic
 from apt_peft.errors import AptError
 from apt_peft.training.settings import TrainSettings
 
@@ -18,10 +18,6 @@ def multiply_adds(settings: TrainSettings, config: Any) -> int | None:
     Returns:
         Multiply-adds; None where they are not known: of other backbones, and of gates.
     """
-    try:
-        arithmetic = importlib.import_module("apt_peft.cost.arithmetic")
-    except ModuleNotFoundError:
-        return None
     if settings.method == "apt" and settings.key_gate:
         return None
     size = settings.num_prompt_tokens if settings.method == "apt" else settings.method_size
