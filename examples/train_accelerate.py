@@ -114,6 +114,8 @@ def main() -> None:
     if sharded and accelerator.num_processes == 1:
         raise SystemExit("--shard must have several processes, but there is one. Start them by torchrun.")
     if accelerator.is_main_process:
+        for warning in data.warnings:
+            print(f"warning: {warning}")
         recipe_run(settings, model_config, classes=len(data.labels))  # warns of what does not fit
 
     put_together = partial(collate, name=base.main_input_name)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from apt_peft.training import processes
 from apt_peft.training.checkpoints import CACHE
@@ -16,11 +15,12 @@ from apt_peft.training.feature_store import FeatureStore
 from apt_peft.training.options import FEATURES, random_changes
 from apt_peft.training.seam import find_seam, take_features
 from apt_peft.video import Clip
+from apt_peft.video.epochs import EpochDataset
 
 logger = logging.getLogger(__name__)
 
 
-class FeatureDataset(Dataset):
+class FeatureDataset(EpochDataset):
     """Stored features of clips, as items of the form that the clips themselves have: see `VideoDataset`.
 
     Args:
@@ -42,34 +42,9 @@ class FeatureDataset(Dataset):
         segments: int = 1,
         crops: int = 1,
     ) -> None:
-        self.clips, self.views, self.training, self.repeats = clips, views, training, repeats
+        super().__init__(clips)
+        self.views, self.training, self.repeats = views, training, repeats
         self.segments, self.crops = segments, crops
-        # In shared memory, so that workers which already run see a new epoch.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._epoch.share_memory_()
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that views are taken for."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Take view `epoch mod views` from now on.
-
-        Args:
-            epoch: counted from 0.
-        """
-        self._epoch.fill_(epoch)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The features of one clip."""
-        return self.draw(index)
 
     def draw(self, index: int, occurrence: int = 0) -> dict[str, Any]:
         """The features of one clip; the next view of it each time that it comes in an epoch.

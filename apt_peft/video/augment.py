@@ -44,8 +44,8 @@ class RandAugment:
         increasing: whether every operation changes more with a larger magnitude.
         probability: that a drawn operation takes place.
 
-    Source: METHOD: published training recipes; operations, ranges and chances are those of timm 1.0.31's
-    `rand_augment_transform` with bicubic interpolation and its default fill.
+    Source: Bandara & Patel, Attention Prompt Tuning (FG 2024), its published training recipes; operations, ranges and
+    chances are those of timm 1.0.31's `rand_augment_transform` with bicubic interpolation and its default fill.
     """
 
     magnitude: float = LARGEST

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
 from ..errors import ConfigError
 from .cache import FrameCache
 from .clip import Clip
 from .decode import VideoReader
+from .epochs import EpochDataset
 from .sampling import check_counts, check_sampling, clip_generator, sample_frames, sample_segments
 from .transforms import ClipTransform
 from .views import VideoViews
@@ -20,7 +20,7 @@ from .views import VideoViews
 _CACHE_VERSION = 2
 
 
-class VideoDataset(Dataset):
+class VideoDataset(EpochDataset):
     """Clips of labelled videos.
 
     For training, an item is `{"pixel_values": float32 (T, C, size, size), "labels": int}`; with `repeats`
@@ -84,47 +84,11 @@ class VideoDataset(Dataset):
                 f"cache ({_folder(cache)}) must not be used with full_resolution, but whole frames are not kept. "
                 "Leave one of them out."
             )
-        self.clips = list(clips)
+        super().__init__(list(clips))
         self.num_frames, self.sampling, self.frame_stride = num_frames, sampling, frame_stride
         self.transform, self.training, self.segments, self.crops = transform, training, segments, crops
         self.repeats, self.seed = repeats, seed
         self.cache = cache if cache is None or isinstance(cache, FrameCache) else FrameCache(cache)
-        # In shared memory, so that workers which already run see a new epoch.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._epoch.share_memory_()
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that clips are drawn for."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw other clips from now on, in running workers too.
-
-        Args:
-            epoch: counted from 0.
-        """
-        self._epoch.fill_(epoch)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read one clip, or all test views of one video.
-
-        Args:
-            index: of the clip.
-
-        Returns:
-            See the class.
-
-        Raises:
-            UnreadableVideoError: the file cannot be read.
-        """
-        return self.draw(index)
 
     def draw(self, index: int, occurrence: int = 0) -> dict[str, Any]:
         """Read one clip as `dataset[index]` does; for training, another draw of it each time that it comes in an epoch.

@@ -52,7 +52,8 @@ def sample_frames(
     Raises:
         ConfigError: an unknown sampling, or a count below 1.
 
-    Source: METHOD: published training recipes; reference code, the data sets' `loadvideo_decord`.
+    Source: Bandara & Patel, Attention Prompt Tuning (FG 2024), its published training recipes; reference code, the data sets'
+    `loadvideo_decord`.
     """
     _check(sampling, num_video_frames, num_frames, frame_stride)
     if generator is None:
@@ -94,7 +95,8 @@ def sample_segments(
     Raises:
         ConfigError: an unknown sampling, or a count below 1.
 
-    Source: METHOD: published training recipes; reference code, the data sets' test mode.
+    Source: Bandara & Patel, Attention Prompt Tuning (FG 2024), its published training recipes; reference code, the data sets'
+    test mode.
     """
     _check(sampling, num_video_frames, num_frames, frame_stride, segments)
     if sampling != "dense":

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from apt_peft.cli import main
 from apt_peft.training.recipes import RECIPES
+from apt_peft.video import read_data
 
 EXAMPLE = ROOT / "examples" / "train_accelerate.py"
 # What of a published recipe does not fit into seconds, three layers and 16 pixels; rates are larger there, to be seen.
@@ -63,6 +64,20 @@ def test_losses_are_equal_step_by_step(way, losses, backbone, data, tmp_path, mo
     assert printed.count("test top-1") == 2
     scores = [line.split("test top-1 ")[1].split(" %")[0] for line in printed.splitlines() if "test top-1" in line]
     assert scores[0] == scores[1]
+
+
+def test_the_loop_tells_what_may_have_been_misunderstood(backbone, data, tmp_path, monkeypatch, capsys):
+    """Both roads: folders of folders may be meant as classes."""
+    deep = tmp_path / "clips" / "train"
+    for number, name in enumerate(("a", "b")):
+        (deep / name).mkdir(parents=True)
+        (deep / name / "inner").symlink_to(sorted((data / "train").iterdir())[number])
+    words = ["--model", str(backbone), "--data", str(deep.parent), "--epochs", "1", "--num-prompt-tokens", "1"]
+    monkeypatch.setattr(sys, "argv", ["train_accelerate.py", *words, "--out", str(tmp_path / "loop")])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert told == [f"warning: {warning}" for warning in read_data(deep.parent).warnings]
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...errors import DataError
-from ..clip import SPLITS, Clip, DataSplits, unknown_labels
+from ..clip import SPLITS, VIDEO_SUFFIXES, Clip, DataSplits, unknown_labels
 from ..lists import MAX_LABELS, text_lines
 from .index import ShardIndex, indexed, read_index
 from .names import SUFFIX, common_folder, expand, is_tar, split_of
@@ -15,18 +15,23 @@ from .scan import Row, Shard
 from .source import LostVideo, ShardVideo
 
 LABELS_FILE = "labels.txt"
+_LISTS = frozenset(f"{split}.csv" for split in SPLITS)
 
 
 def is_shards(data: str | os.PathLike) -> bool:
     """Whether data is shards: a pattern or list of tar files, or a folder of them.
 
+    Archives that lie beside what somebody unpacked from them (folders, videos, or lists of videos) are no shards, unless an
+    index says so.
+
     Args:
         data: what a user gave.
     """
     if os.path.isdir(data):
-        # Archives that somebody unpacked beside them are no shards.
-        loose = any(entry.is_dir() and not entry.name.startswith(".") for entry in Path(data).iterdir())
-        return next(_tars(Path(data)), None) is not None and (not loose or read_index(Path(data)) is not None)
+        folder = Path(data)
+        if next(_tars(folder), None) is None:
+            return False
+        return read_index(folder) is not None or not any(_is_loose(entry) for entry in folder.iterdir())
     return is_tar(os.fspath(data))
 
 
@@ -150,6 +155,13 @@ class _Numbers:
 
 def _tars(folder: Path) -> Iterator[str]:
     return (str(path) for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+
+
+def _is_loose(entry: Path) -> bool:
+    """Whether a file or folder belongs to videos that lie as files."""
+    if entry.name.startswith("."):
+        return False
+    return entry.suffix.lower() in VIDEO_SUFFIXES or entry.name in _LISTS or entry.is_dir()
 
 
 def _paths(data: str) -> Iterator[str]:

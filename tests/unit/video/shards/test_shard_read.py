@@ -68,6 +68,34 @@ def test_every_way_to_name_them(shards, folder, monkeypatch):
     assert [len(clips) for _, clips in only.items()] == [5]
 
 
+def test_archives_beside_files_are_no_shards(shards, folder, video, tmp_path):
+    """A stray archive beside videos and their list, or beside folders of them: what an index says counts all the same."""
+    for name, write in {
+        "list": lambda root: (root / "train.csv").write_text("a.mp4 0\nb.mp4 1\n"),
+        "lists elsewhere": lambda root: (root / "other.csv").write_text("a.mp4 0\nb.mp4 1\n"),
+    }.items():
+        root = tmp_path / name
+        root.mkdir()
+        (root / "a.mp4").write_bytes(video)
+        (root / "b.mp4").write_bytes(video)
+        write_tar(root / "backup.tar", [("1.mp4", video), ("1.cls", b"0")])
+        write(root)
+        assert not is_shards(root)
+    assert [clip.name for clip in read_data(tmp_path / "list").train] == [
+        str(tmp_path / "list" / name) for name in ("a.mp4", "b.mp4")
+    ]
+    only_a_list = tmp_path / "only a list"
+    write_tar(only_a_list / "backup.tar", [("1.mp4", video), ("1.cls", b"0")])
+    assert is_shards(only_a_list)
+    (only_a_list / "val.csv").write_text(f"{tmp_path / 'list' / 'a.mp4'} 0\n")
+    assert not is_shards(only_a_list)
+    ours = Path(shutil.copytree(shards, tmp_path / "ours"))
+    (ours / "train.csv").write_text("a.mp4 0\n")
+    (ours / "a.mp4").write_bytes(video)
+    assert is_shards(ours)
+    assert pairs(read_data(ours)) == loose(folder)
+
+
 def test_names_and_labels_of_the_user(shards, folder):
     splits = read_data(shards, labels=["wave", "jump", "run", "sit"])
     assert pairs(splits) == loose(folder)
