@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from apt_peft.settings import INTEGER, NUMBER, TEXT, Kind, above, setting, within
+from apt_peft.video.backends import DECODERS
 from apt_peft.video.entry import FORMATS
 from apt_peft.video.guard import TIME_LIMIT
 from apt_peft.video.layouts import CHOICES
@@ -110,6 +111,19 @@ def split_number(group: str = "general") -> Any:
     """
     help = "which of the published splits of UCF101 and HMDB51"
     return setting(INTEGER, help, 1, rule=within(1, 3), group=group, metavar="1|2|3")
+
+
+def decoder(group: str = "general") -> Any:
+    """Who decodes clips.
+
+    Args:
+        group: heading of `--help`.
+
+    Returns:
+        A dataclass field.
+    """
+    help = "what decodes clips; torchcodec leaves files to pyav of which it would give other frames; auto: pyav"
+    return setting(TEXT, help, "auto", choices=DECODERS, group=group)
 
 
 def cache_format(group: str = "general") -> Any:

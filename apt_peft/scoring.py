@@ -25,6 +25,7 @@ from apt_peft.training.datasets import video_dataset
 from apt_peft.training.looking import unreadable_error
 from apt_peft.training.record import EVALUATION
 from apt_peft.video import Clip, UnreadableVideoError, read_data
+from apt_peft.video.backends import choose_decoder
 from apt_peft.video.clip import VIDEO_SUFFIXES
 from apt_peft.video.data import LABELS_FILE
 from apt_peft.video.guard import warm_up
@@ -64,6 +65,7 @@ class ScoringSettings(Settings):
         INTEGER, "clips x views of one forward pass (default: training's)", None, rule=at_least(1), group=MACHINE
     )
     workers: int = setting(INTEGER, "processes that decode", 0, rule=at_least(0), group=MACHINE)
+    decoder: str = flags.decoder(group=MACHINE)
     threads: int | None = setting(INTEGER, "CPU threads of torch", None, rule=at_least(1), group=MACHINE)
     device: str = setting(TEXT, "where to compute", "auto", choices=("auto", "cpu"), group=MACHINE)
     progress: bool = setting(SWITCH, "show a progress bar", True, group=MACHINE)
@@ -148,6 +150,7 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
         logging.getLogger("apt_peft").setLevel(logging.ERROR)
         settings = replace(settings, progress=False)
     warm_up()
+    choose_decoder(settings.decoder)
     adapter = open_adapter(settings)
     split, clips = _labelled_clips(settings, adapter.labels)
     out = settings.out
@@ -164,7 +167,7 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
     dependent = repr((adapter.fingerprint(), clip_states(readable, settings.data))) if settings.save_scores else ""
     numbers = score_clips(
         adapter.model,
-        video_dataset(readable, adapter.clips),
+        video_dataset(readable, adapter.clips, decoder=settings.decoder),
         labels=len(adapter.labels),
         per_view=settings.per_view,
         place=settings.save_scores,
@@ -209,11 +212,12 @@ def predict(settings: PredictSettings) -> list[dict[str, Any]]:
     """
     clips = _clips(settings.clips)
     warm_up()
+    choose_decoder(settings.decoder)
     adapter = open_adapter(settings)
     clips, unreadable = _readable(clips, settings)
     scores, _ = score_all(
         adapter.model,
-        video_dataset(clips, adapter.clips),
+        video_dataset(clips, adapter.clips, decoder=settings.decoder),
         batch_size=adapter.batch_size,
         workers=settings.workers,
         precision=adapter.precision,

@@ -84,7 +84,9 @@ class RunData:
         """The test views of a split's clips."""
         if split in self.stored:
             return self.stored[split]
-        return video_dataset(self.splits[split], self.clips, seed=self.settings.seed, cache=self._frames())
+        return video_dataset(
+            self.splits[split], self.clips, seed=self.settings.seed, cache=self._frames(), decoder=self.settings.decoder
+        )
 
     def names(self, split: str) -> list[str]:
         """The clips' names, relative to the data folder where they lie in it."""

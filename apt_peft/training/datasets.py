@@ -54,6 +54,7 @@ def training_dataset(
         repeats=settings.repeated_augmentation,
         seed=settings.seed,
         cache=cache,
+        decoder=settings.decoder,
     )
 
 
@@ -71,6 +72,7 @@ def video_dataset(
     repeats: int = 1,
     seed: int = 0,
     cache: FrameCache | None = None,
+    decoder: str = "auto",
 ) -> VideoDataset:
     """A data set of videos, made into clips as an adapter wants them.
 
@@ -87,6 +89,7 @@ def video_dataset(
         repeats: how often a training clip is augmented.
         seed: of what is drawn.
         cache: of decoded frames, or None.
+        decoder: see `VideoReader`.
 
     Returns:
         The data set.
@@ -114,4 +117,5 @@ def video_dataset(
         repeats=repeats if training else 1,
         seed=seed,
         cache=cache,
+        decoder=decoder,
     )

@@ -26,7 +26,7 @@ from apt_peft.training.recipes import RECIPES, plain
 HOW_NOT_WHAT = frozenset(
     {
         *("model", "data", "out", "cache", "cache_limit", "feature_cache"),
-        *("workers", "threads", "progress", "resume", "push_to_hub", "device"),
+        *("workers", "decoder", "threads", "progress", "resume", "push_to_hub", "device"),
         *("look_over", "time_limit", "save_steps"),
     }
 )
@@ -378,6 +378,7 @@ class TrainSettings(Settings):
     workers: int = setting(
         INTEGER, "processes that decode clips; 0: none besides the main one", 0, rule=at_least(0), group=MACHINE
     )
+    decoder: str = flags.decoder(group=MACHINE)
 
     test: bool = setting(SWITCH, "evaluate a test split once at the end", True, group=RUN)
     save_steps: int | None = setting(

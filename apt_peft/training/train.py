@@ -45,6 +45,7 @@ from apt_peft.training.recipe_run import recipe_run
 from apt_peft.training.record import EVALUATION, FORMAT, RUN_FILE, read_run, versions
 from apt_peft.training.settings import TrainSettings
 from apt_peft.training.trainer import PromptTrainer, RunCallback, training_arguments
+from apt_peft.video.backends import choose_decoder
 from apt_peft.video.guard import warm_up
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ def train(settings: TrainSettings) -> TrainResult:
     out = Path(settings.out)
     processes.join(settings.device)
     warm_up()
+    choose_decoder(settings.decoder)
     if processes.rank() > 0:
         logging.getLogger("apt_peft").setLevel(logging.ERROR)
         settings = replace(settings, progress=False)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError
+from .backends import choose_decoder
 from .cache import FrameCache
 from .clip import Clip
 from .decode import VideoReader
@@ -42,9 +43,11 @@ class VideoDataset(EpochDataset):
         seed: of everything drawn.
         cache: of decoded and resized frames: a `FrameCache`, or its folder, made where it is missing. Where random frames are
             drawn, whole videos are kept.
+        decoder: `"auto"`, `"pyav"` or `"torchcodec"`: see `VideoReader`.
 
     Raises:
         ConfigError: a value that cannot be used.
+        MissingExtraError: torchcodec is asked for and not installed.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class VideoDataset(EpochDataset):
         repeats: int = 1,
         seed: int = 0,
         cache: FrameCache | str | os.PathLike | None = None,
+        decoder: str = "auto",
     ) -> None:
         check_sampling(sampling)
         counts = {"num_frames": num_frames, "frame_stride": frame_stride, "segments": segments, "crops": crops}
@@ -87,7 +91,7 @@ class VideoDataset(EpochDataset):
         super().__init__(list(clips))
         self.num_frames, self.sampling, self.frame_stride = num_frames, sampling, frame_stride
         self.transform, self.training, self.segments, self.crops = transform, training, segments, crops
-        self.repeats, self.seed = repeats, seed
+        self.repeats, self.seed, self.decoder = repeats, seed, choose_decoder(decoder)
         self.cache = cache if cache is None or isinstance(cache, FrameCache) else FrameCache(cache)
 
     def draw(self, index: int, occurrence: int = 0) -> dict[str, Any]:
@@ -158,11 +162,11 @@ class VideoDataset(EpochDataset):
             return sorted({index for segment in segments for index in segment})
 
         def visit(select: Any, take: Any) -> None:
-            with VideoReader(clip.source) as video:
+            with VideoReader(clip.source, decoder=self.decoder) as video:
                 video.visit(select, take)
 
         if self.cache is None:
-            with VideoReader(clip.source) as video:
+            with VideoReader(clip.source, decoder=self.decoder) as video:
                 # One by one: all frames of ten segments in full size may be a gigabyte.
                 frames = video.read(choose, each=self.transform.prepare)
         else:

@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import DataError
+from .backends import TorchcodecVideo, choose_decoder
 from .seek import read_table, visit
 from .source import Source, UnreadableVideoError, VideoInfo
 from .stream import VideoStream
-from .upright import Gathered, upright
+from .upright import Gathered, is_plain, upright
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Indices = Sequence[int] | Callable[[int], Sequence[int]]
 
@@ -32,7 +36,7 @@ def probe(source: Source) -> VideoInfo:
         return video.info()
 
 
-def read_frames(source: Source, indices: Indices, *, num_threads: int = 1) -> torch.Tensor:
+def read_frames(source: Source, indices: Indices, *, num_threads: int = 1, decoder: str = "auto") -> torch.Tensor:
     """Read the wanted frames of a video and no others.
 
     Args:
@@ -40,6 +44,7 @@ def read_frames(source: Source, indices: Indices, *, num_threads: int = 1) -> to
         indices: frames counted from 0 in the order they are shown, repeats allowed; or a function from the number of
             frames to such indices.
         num_threads: of the decoder; 0 is one for each CPU core. The frames are the same.
+        decoder: see `VideoReader`.
 
     Returns:
         uint8 (T, height, width, C), RGB, upright.
@@ -47,9 +52,10 @@ def read_frames(source: Source, indices: Indices, *, num_threads: int = 1) -> to
     Raises:
         UnreadableVideoError: no frame can be read from it.
         DataError: an index is outside the video.
-        MissingExtraError: PyAV is not installed.
+        ConfigError: the decoder is unknown, or cannot load its libraries.
+        MissingExtraError: PyAV or torchcodec is not installed.
     """
-    with VideoReader(source, num_threads=num_threads) as video:
+    with VideoReader(source, num_threads=num_threads, decoder=decoder) as video:
         return video.read(indices)
 
 
@@ -64,13 +70,18 @@ class VideoReader:
         source: path, bytes or held video.
         num_threads: of the decoder; 0 is one for each CPU core. Clips are read by several workers at once, so the default
             is one; with more, do not fork afterwards: threads do not live on in a child.
+        decoder: `"pyav"`; `"torchcodec"`, which decodes where it gives the frames that PyAV tells of, and leaves other files
+            to PyAV; `"auto"`, which is PyAV.
 
     Raises:
         UnreadableVideoError: it cannot be opened, or has no video in it.
-        MissingExtraError: PyAV is not installed.
+        ConfigError: the decoder is unknown, or cannot load its libraries.
+        MissingExtraError: PyAV or torchcodec is not installed.
     """
 
-    def __init__(self, source: Source, *, num_threads: int = 1) -> None:
+    def __init__(self, source: Source, *, num_threads: int = 1, decoder: str = "auto") -> None:
+        self._decoder = choose_decoder(decoder)
+        self._other: TorchcodecVideo | None = None
         self._video = VideoStream(source, num_threads)
         self.name = self._video.name
         self._num_frames = 0
@@ -92,6 +103,7 @@ class VideoReader:
 
     def close(self) -> None:
         """Close the file."""
+        self._other = None
         self._video.close()
 
     @property
@@ -104,6 +116,11 @@ class VideoReader:
         """Whether every read decodes the whole file, because its times are not to be trusted."""
         return self._table is None
 
+    @property
+    def decoder(self) -> str:
+        """Who decodes this video, `"pyav"` or `"torchcodec"`; it is known for certain after the first read."""
+        return self._decoder if self._table is not None else "pyav"
+
     def info(self) -> VideoInfo:
         """Describe the video, with its first frame decoded.
 
@@ -111,7 +128,7 @@ class VideoReader:
             UnreadableVideoError: no frame can be decoded.
         """
         first: list[Any] = []
-        self._visit(lambda _: [0], lambda _, frame: first.append(upright(frame, self._video.size)))
+        self._visit_frames(lambda _: [0], lambda _, frame: first.append(upright(frame, self._video.size)))
         picture, rotation = first[-1]
         times, stream = self._table.times if self._table else [], self._video.stream
         time_base = float(stream.time_base or 0)
@@ -155,10 +172,10 @@ class VideoReader:
 
         def choose_anew(num_frames: int) -> list[int]:
             chosen = self._inside(choose(num_frames))
-            gathered[:] = [Gathered(chosen, self._video.size, each)]
+            gathered[:] = [Gathered(chosen, each)]
             return chosen
 
-        self._visit(choose_anew, lambda index, frame: gathered[0].take(index, frame))
+        self._visit(choose_anew, lambda index, picture: gathered[0].take(index, picture))
         return gathered[0].frames()
 
     def visit(self, choose: Callable[[int], Sequence[int]], take: Callable[[int, torch.Tensor], object]) -> None:
@@ -176,7 +193,7 @@ class VideoReader:
         """
         self._visit(
             lambda num_frames: self._inside(choose(num_frames)),
-            lambda index, frame: take(index, torch.from_numpy(upright(frame, self._video.size)[0].copy())),
+            lambda index, picture: take(index, torch.from_numpy(picture.copy())),
         )
 
     def _inside(self, indices: Sequence[int]) -> list[int]:
@@ -189,8 +206,35 @@ class VideoReader:
             )
         return indices
 
-    def _visit(self, choose: Callable[[int], Sequence[int]], take: Callable[[int, Any], object]) -> None:
-        """Hand over the chosen frames with their numbers; where they don't all come, choose anew and begin again."""
+    def _visit(self, choose: Callable[[int], Sequence[int]], take: Callable[[int, "np.ndarray"], object]) -> None:
+        """Hand over the chosen frames upright with their numbers; where they don't all come, choose anew and begin again."""
+        if self._decoder == "torchcodec":
+            other = self._torchcodec()
+            if other and other.visit(sorted(set(choose(self._num_frames))), lambda i, frame: take(i, frame.numpy())):
+                return
+            self._decoder, self._other = "pyav", None
+        self._visit_frames(choose, lambda index, frame: take(index, upright(frame, self._video.size)[0]))
+
+    def _torchcodec(self) -> TorchcodecVideo | None:
+        """The video opened with torchcodec; None where it does not give PyAV's frames."""
+        if self._other is None and self._table is not None:
+            other = self._video.with_torchcodec(self._table.times)
+            if other is None:
+                return None
+            plain, pictures = [], []
+
+            def take_ours(_: int, frame: Any) -> None:
+                plain.append(is_plain(frame))
+                pictures.append(torch.from_numpy(upright(frame, self._video.size)[0].copy()))
+
+            # Whatever else differs, a colour space or FFmpeg's versions, shows in the first frame.
+            self._visit_frames(lambda _: [0], take_ours)
+            came = plain[-1] and other.visit([0], lambda _, frame: pictures.append(frame))
+            self._other = other if came and torch.equal(*pictures[-2:]) else None
+        return self._other
+
+    def _visit_frames(self, choose: Callable[[int], Sequence[int]], take: Callable[[int, Any], object]) -> None:
+        """The same with PyAV's frames as they are."""
         if self._table is not None:
             wanted = {self._table.times[index]: index for index in choose(self._num_frames)}
             if visit(self._video, self._table, sorted(wanted), lambda frame: take(wanted[frame.pts], frame)):

@@ -5,10 +5,13 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from ..errors import require
+from .backends import TorchcodecVideo
 from .source import Source, content, open_video, source_name
 
 # Codecs whose decoders rightly leave out frames that no other frame refers to.
 SKIPPING = ("h264", "mpeg4", "mpeg2video")
+# Formats for torchcodec, which would follow a playlist to other files and addresses.
+ALONE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "mpeg", "mpegts", "asf", "gif")
 
 
 class Key(NamedTuple):
@@ -118,6 +121,22 @@ class VideoStream:
     def all_frames(self) -> Iterator[Any]:
         """Every frame, from the beginning of the file."""
         return self.frames(self.packets())
+
+    def with_torchcodec(self, times: list[int]) -> TorchcodecVideo | None:
+        """The same stream opened with torchcodec; None where the file may be about others.
+
+        Args:
+            times: of its frames, rising, in its time base.
+        """
+        if self.container_format not in ALONE:
+            return None
+        return TorchcodecVideo(
+            "file:" + self._source if isinstance(self._source, str) else self._source,
+            stream=self.stream.index,
+            times=times,
+            time_base=float(self.stream.time_base),
+            num_threads=self._num_threads,
+        )
 
     def shows(self, packet: Any) -> bool:
         """Whether a packet is a frame that a player shows."""
