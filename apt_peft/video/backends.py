@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -89,7 +90,8 @@ class TorchcodecVideo:
 @cache
 def _torchcodec() -> ModuleType:
     try:
-        decoders = require("torchcodec.decoders", "torchcodec")
+        require("torchcodec", "torchcodec")
+        decoders = import_module("torchcodec.decoders")
         try:
             decoders.VideoDecoder(b"")  # newer ones load their libraries when they are first used
         except (RuntimeError, ValueError) as error:

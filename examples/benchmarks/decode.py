@@ -1,6 +1,6 @@
 """What reading clips costs, as ratios of two sides run in turns in one process.
 
-    python examples/benchmarks/decode.py CLIPS                         # against decord and against decoding everything
+    python examples/benchmarks/decode.py CLIPS        # against decord, torchcodec and decoding everything
     python examples/benchmarks/decode.py CLIPS --threads 0             # with all threads of the machine
     python examples/benchmarks/decode.py CLIPS --cache FOLDER          # an epoch of the data loader from the cache
     python examples/benchmarks/decode.py CLIPS --exact                 # is every clip read as a full decode shows it?
@@ -8,6 +8,7 @@
 CLIPS is a folder of videos. Reading: 16 frames over the whole video (sparse), 16 at stride 4 at a random place (dense), and
 every 4th frame (test). Each round reads one clip by every side, in an order that changes from round to round; a ratio is
 the median over rounds. decord comes from `pip install eva-decord`; clips that it cannot read are counted and left out.
+torchcodec is our reader with `decoder="torchcodec"`, and left out where it does not load.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import random
 import shutil
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +27,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from apt_peft.errors import AptError
 from apt_peft.video import Clip, ClipTransform, FrameCache, VideoDataset, VideoReader, probe, sample_frames
+from apt_peft.video.backends import DECODERS, choose_decoder
 from apt_peft.video.clip import VIDEO_SUFFIXES
 
 FRAMES, STRIDE = 16, 4
@@ -60,13 +64,23 @@ def readers(threads: int) -> dict[str, Callable[[str, list[int]], np.ndarray]]:
 
         return decord.VideoReader(path, num_threads=threads).get_batch(indices).asnumpy()
 
-    return {"ours": ours, "full decode": everything, "decord": decord_reader}
+    def torchcodec(path: str, indices: list[int]) -> np.ndarray:
+        with VideoReader(path, num_threads=threads, decoder="torchcodec") as video:
+            return video.read(indices).numpy()
+
+    sides = {"ours": ours, "full decode": everything, "decord": decord_reader}
+    try:
+        choose_decoder("torchcodec")
+    except AptError as error:
+        print(f"without torchcodec: {error}")
+        return sides
+    return sides | {"torchcodec": torchcodec}
 
 
 def reading(options: argparse.Namespace, paths: list[str]) -> list[dict]:
     sides, draw = readers(options.threads), random.Random(0)
     ratios: dict[tuple[str, str], list[float]] = {}
-    apart: dict[str, list[float]] = {"full decode": [], "decord": []}
+    apart: dict[str, list[float]] = {side: [] for side in sides if side != "ours"}
     failed = set()
     for path in paths * options.rounds:
         count = probe(path).num_frames
@@ -133,18 +147,20 @@ def caching(options: argparse.Namespace, paths: list[str]) -> list[dict]:
     return records
 
 
-def exact(paths: list[str]) -> None:
-    draw, wrong = random.Random(0), []
+def exact(paths: list[str], decoder: str) -> None:
+    draw, wrong, decoders = random.Random(0), [], Counter()
     for path in paths:
         with av.open(path) as container:
             whole = [frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)]
         indices = sorted(draw.sample(range(len(whole)), min(12, len(whole))))
-        with VideoReader(path) as video:
+        with VideoReader(path, decoder=decoder) as video:
             same = video.num_frames == len(whole) and np.array_equal(
                 video.read(indices).numpy(), [whole[index] for index in indices]
             )
+            decoders[video.decoder] += 1
         wrong += [] if same else [path]
-    print(f"{len(paths) - len(wrong)} of {len(paths)} clips are read as a full decode shows them. {wrong or ''}")
+    same = f"{len(paths) - len(wrong)} of {len(paths)} clips are read as a full decode shows them"
+    print(f"{same}, decoded by {dict(decoders)}. {wrong or ''}")
 
 
 def record(kind: str, baseline: str, ratios: list[float], **more: object) -> dict:
@@ -169,13 +185,14 @@ def main() -> None:
     parser.add_argument("--num-frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--exact", action="store_true", help="compare frames instead of measuring")
+    parser.add_argument("--decoder", default="auto", choices=DECODERS, help="of --exact")
     parser.add_argument("--out", type=Path, default=Path("docs/results/decode.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     paths = sorted(str(path) for path in Path(options.clips).rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     paths = random.Random(0).sample(paths, min(options.max_clips, len(paths)))
     if options.exact:
-        return exact(paths)
+        return exact(paths, options.decoder)
     records = caching(options, paths) if options.cache else reading(options, paths)
     with options.out.open("a") as file:
         for line in records:
