@@ -77,7 +77,7 @@ def test_a_video_is_opened_once_for_all_views(clips, monkeypatch):
 
     opened = []
     reader = dataset.VideoReader
-    monkeypatch.setattr(dataset, "VideoReader", lambda source: opened.append(source) or reader(source))
+    monkeypatch.setattr(dataset, "VideoReader", lambda source, **how: opened.append(source) or reader(source, **how))
     VideoDataset(clips, num_frames=4, transform=ClipTransform(16), segments=5, crops=3)[0]
     assert len(opened) == 1
 
