@@ -3,7 +3,7 @@
 import argparse
 
 from apt_peft import settings
-from apt_peft.comparison.settings import SHARED, CompareSettings, from_arguments
+from apt_peft.comparison.settings import CompareSettings, from_arguments
 from apt_peft.training.settings import TrainSettings
 
 EXAMPLE = """examples:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.epilog = EXAMPLE
     settings.add_arguments(parser, CompareSettings)
-    settings.add_arguments(parser, TrainSettings, config=True, only=SHARED)
+    settings.add_arguments(parser, TrainSettings, config=True, only=CompareSettings.shared())
 
 
 def run(args: argparse.Namespace) -> int:

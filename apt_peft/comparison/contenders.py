@@ -11,7 +11,7 @@ from transformers import AutoModelForVideoClassification
 
 from apt_peft import settings as flags
 from apt_peft.baselines.methods import method_of, size_for
-from apt_peft.comparison.settings import SHARED
+from apt_peft.comparison.many import SHARED
 from apt_peft.errors import ConfigError
 from apt_peft.settings import nearest
 from apt_peft.training.prompts import method_config

@@ -8,6 +8,7 @@ from peft import PeftModel, get_peft_model
 
 from apt_peft.comparison.contenders import Contender
 from apt_peft.comparison.plan import Plan
+from apt_peft.comparison.runs import Runs
 from apt_peft.comparison.search import first_points
 from apt_peft.training.base import frames_and_size, open_base, quiet, threads
 from apt_peft.training.prompts import method_config
@@ -24,8 +25,7 @@ def estimate(plan: Plan) -> list[str]:
     """
     settings, shared, clips = plan.settings, plan.shared, plan.clips
     train, test = len(clips.train), len(clips.test)
-    held = len(clips.val) or round(train / plan.parts if settings.folds else train * shared.val_fraction)
-    learned = train if clips.val else train - held
+    learned, held = parts_of(plan)
     lines = [
         f"{train} training clips in {len(clips.labels)} classes, {held} of validation for each of {plan.parts} "
         f"part{'s' if plan.parts > 1 else ''}, {test} test clips",
@@ -34,7 +34,7 @@ def estimate(plan: Plan) -> list[str]:
     ]
     total = 0.0
     for contender in plan.contenders:
-        step, forward = _timed(plan, contender)
+        step, forward = timed(plan, contender)
         views = shared.segments * shared.crops
         trial = shared.epochs * (math.ceil(learned / shared.batch_size) * step + views * held * forward)
         run = shared.epochs * math.ceil(train / shared.batch_size) * step + views * test * forward
@@ -46,15 +46,36 @@ def estimate(plan: Plan) -> list[str]:
             f"{plan.axes(contender)[0]} first {', '.join(f'{point[0]:g}' for point in points)}; a step {step:.3g} s, "
             f"{seconds / 3600:.2f} h"
         )
-    lines.append(
-        f"about {total / 3600:.2f} hours one run after another, from one timed step each; decoding, which the cache of frames "
-        f"does once, and start-up come on top. With --jobs {settings.jobs}, divide by what your cores give."
+    return [*lines, hours(plan, total)]
+
+
+def parts_of(plan: Runs) -> tuple[int, int]:
+    """Clips to train on, and validation clips, of a validation part: as near as can be told before clips are divided."""
+    train, val = len(plan.clips.train), len(plan.clips.val)
+    held = val or round(train / plan.parts if plan.settings.folds else train * plan.shared.val_fraction)
+    return train if val else train - held, held
+
+
+def hours(plan: Runs, seconds: float) -> str:
+    """What is said of the time of many runs.
+
+    Args:
+        plan: the runs.
+        seconds: of all of them.
+    """
+    return (
+        f"about {seconds / 3600:.2f} hours one run after another, from one timed step each; decoding, which the cache of frames "
+        f"does once, and start-up come on top. With --jobs {plan.settings.jobs}, divide by what your cores give."
     )
-    return lines
 
 
-def _timed(plan: Plan, contender: Contender) -> tuple[float, float]:
-    """Seconds of a training step, and of the forward of one clip."""
+def timed(plan: Runs, contender: Contender) -> tuple[float, float]:
+    """Seconds of a training step, and of the forward of one clip.
+
+    Args:
+        plan: the runs.
+        contender: whose.
+    """
     settings = contender.settings(plan.shared)
     frames, size = frames_and_size(plan.config)
     frames, size = settings.num_frames or frames, settings.size or size

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from apt_peft.comparison.table import Row
 from apt_peft.errors import require
@@ -37,13 +38,7 @@ def draw_all(rows: Sequence[Row], out: Path) -> list[Path]:
 
 
 def _draw(rows: Sequence[Row], values: Sequence[float], label: str, path: Path) -> list[Path]:
-    # The object-oriented interface: no window system, no global state of pyplot.
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 4.5)
     axes = figure.add_subplot()
     for row, value in zip(rows, values, strict=True):
         top1, low, high = (float(number or 0) for number in (row.top1, row.low, row.high))
@@ -57,6 +52,36 @@ def _draw(rows: Sequence[Row], values: Sequence[float], label: str, path: Path) 
         axes.set_xscale("symlog", linthresh=max(1.0, min((v for v in values if v > 0), default=1.0)))
     axes.set(xlabel=label, ylabel="test top-1 (%)")
     axes.grid(alpha=0.3)
+    return save(figure, path)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, by the object-oriented interface: no window system, no global state of pyplot.
+
+    Args:
+        width: inches.
+        height: inches.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: Path) -> list[Path]:
+    """Write a figure as PNG and SVG.
+
+    Args:
+        figure: of matplotlib.
+        path: of the files, without their ends.
+
+    Returns:
+        The files.
+    """
+    import matplotlib
+
     found = []
     # The same bytes for the same rows.
     with matplotlib.rc_context({"svg.hashsalt": "apt-peft"}):

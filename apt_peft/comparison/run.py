@@ -1,19 +1,18 @@
 """A comparison from flags to a table: tune, train, touch the test split once, tell what came out."""
 
 import logging
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from apt_peft.comparison import plots, table
 from apt_peft.comparison.estimate import estimate
-from apt_peft.comparison.ledger import LEDGER, locked
-from apt_peft.comparison.plan import PLAN, Plan, make_plan
+from apt_peft.comparison.folder import alone, check_means
+from apt_peft.comparison.ledger import LEDGER
+from apt_peft.comparison.plan import Plan, make_plan
 from apt_peft.comparison.settings import CompareSettings
 from apt_peft.comparison.trials import Runner
 from apt_peft.comparison.tuning import tune
-from apt_peft.errors import ConfigError, require
 from apt_peft.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -55,23 +54,12 @@ def compare(settings: CompareSettings, shared: TrainSettings) -> Comparison:
     Raises:
         AptError: settings, data, backbone or folder cannot be used; or the test split was touched already.
     """
-    require("matplotlib", "viz")  # which draws at the end
-    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ConfigError(
-            f"processes ({count}) must be one for compare, which starts its own. Leave the launcher out, and take --jobs."
-        )
+    check_means(settings.command)
     plan = make_plan(settings, shared)
     if settings.dry_run:
         return Comparison(plan.out, (), (), (), "\n".join(estimate(plan)))
-    _check_folder(plan.out)
-    plan.out.mkdir(parents=True, exist_ok=True)
-    with locked(plan.out / "compare.lock", wait=False) as held:
-        if not held:
-            raise ConfigError(
-                f"out ({plan.out}) must be free, but another comparison is running in it. Wait for it, or choose another --out."
-            )
-        with Runner(settings.jobs) as runner:
-            return _compare(plan, runner)
+    with alone(plan.out), Runner(settings.jobs) as runner:
+        return _compare(plan, runner)
 
 
 def _compare(plan: Plan, runner: Runner) -> Comparison:
@@ -102,16 +90,6 @@ def _compare(plan: Plan, runner: Runner) -> Comparison:
     files = (plan.out / table.RESULTS, plan.out / table.TABLE, *plots.draw_all(rows, plan.out))
     text = "\n".join([*table.as_text(rows), "", *texts, "files: " + ", ".join(map(str, files))])
     return Comparison(plan.out, tuple(rows), tuple(texts), files, text)
-
-
-def _check_folder(out: Path) -> None:
-    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else ["a file"] if out.exists() else []
-    # A kill may have come before the plan was written.
-    if names and PLAN not in names and not set(names) <= {"compare.lock", "lists", ".lists-now", f".{PLAN}.partial"}:
-        raise ConfigError(
-            f"out ({out}) must be new, empty or a comparison's folder, but it is none: it holds {', '.join(names[:3])}. "
-            "Choose another --out."
-        )
 
 
 def _forget(plan: Plan) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from apt_peft.comparison.settings import FIRST
+from apt_peft.comparison.many import FIRST
 
 Point = tuple[float, ...]
 LOW, HIGH = "low", "high"

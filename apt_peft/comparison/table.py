@@ -11,6 +11,7 @@ from torch import Tensor
 
 from apt_peft.comparison.contenders import Contender
 from apt_peft.comparison.cost import multiply_adds
+from apt_peft.comparison.many import ManyRuns
 from apt_peft.comparison.plan import Plan
 from apt_peft.comparison.trials import WEIGHTS
 from apt_peft.comparison.tuning import Choice, edge_warnings, score_of
@@ -19,6 +20,7 @@ from apt_peft.scores.intervals import Interval
 from apt_peft.scores.seeds import bootstrap_seeds, correct
 from apt_peft.scores.whole import whole_file
 from apt_peft.training.record import read_run, versions
+from apt_peft.training.settings import TrainSettings
 
 RESULTS, TABLE = "results.jsonl", "table.md"
 
@@ -103,7 +105,7 @@ def rows_of(plan: Plan, choices: Mapping[str, Choice], diverged: Mapping[str, Se
     for contender in whole:
         own = [results[contender.name, seed] for seed in plan.seeds]
         right[contender.name] = correct([result.scores for result in own], own[0].targets)
-    group_of = plan.groups()
+    group_of = plan.groups(plan.clips.test)
     groups = [group_of.get(name, name) for name in stored[0].result.names] if stored else None
     sure: dict[str, Any] = {"groups": groups, "level": plan.settings.level, "samples": plan.settings.samples}
     rows = []
@@ -160,11 +162,25 @@ def as_text(rows: Sequence[Row], *, markdown: bool = False) -> list[str]:
     for row in rows:
         rates = ", ".join(f"{axis} {rate:g}{'!' if axis in row.edges else ''}" for axis, rate in row.rates.items())
         line = [row.name, row.settings, rates, f"{row.beside_head:,}", _number(row.trained_parameters)]
-        line += [_number(row.stored_bytes), *([_giga(row.multiply_adds)] if cost else [])]
-        line += [_with_interval(row.top1, row.low, row.high, "")]
-        apart = _with_interval(row.difference, row.difference_low, row.difference_high, "+")
+        line += [_number(row.stored_bytes), *([giga(row.multiply_adds)] if cost else [])]
+        line += [with_interval(row.top1, row.low, row.high, "")]
+        apart = with_interval(row.difference, row.difference_low, row.difference_high, "+")
         line += [f"{apart} {row.verdict}" if row.difference is not None else row.verdict]
         cells.append(line)
+    return laid_out(cells, markdown=markdown)
+
+
+def laid_out(cells: Sequence[Sequence[str]], *, markdown: bool = False) -> list[str]:
+    """Texts in columns.
+
+    Args:
+        cells: lines of them, the first being the heads.
+        markdown: a Markdown table, else aligned columns.
+
+    Returns:
+        Lines.
+    """
+    heads = cells[0]
     if markdown:
         lines = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in cells]
         return [lines[0], "|" + "---|" * len(heads), *lines[1:]]
@@ -219,14 +235,7 @@ def write_results(plan: Plan, rows: Sequence[Row], choices: Mapping[str, Choice]
         choices: rates by contender.
         texts: the notes.
     """
-    lines: list[dict[str, Any]] = [
-        {
-            "kind": "setup",
-            "comparison": plan.settings.as_dict(),
-            "shared": plan.shared.as_dict(),
-            "versions": versions(),
-        }
-    ]
+    lines: list[dict[str, Any]] = [setup_line(plan.settings, plan.shared)]
     for row in rows:
         choice = choices[row.name]
         for point, outcomes in choice.tried.items():
@@ -237,11 +246,32 @@ def write_results(plan: Plan, rows: Sequence[Row], choices: Mapping[str, Choice]
         for seed, top1 in zip(plan.seeds, row.seeds, strict=True):
             lines.append({"kind": "run", "method": row.name, "seed": seed, "rates": row.rates, "top1": top1})
     lines += [{"kind": "contender", **asdict(row)} for row in rows]
-    with whole_file(plan.out / RESULTS) as path:
+    write_files(plan.out, lines, as_text(rows, markdown=True), texts)
+
+
+def setup_line(settings: ManyRuns, shared: TrainSettings) -> dict[str, Any]:
+    """The line of results.jsonl that says how its numbers came to be.
+
+    Args:
+        settings: of the command.
+        shared: of all its runs.
+    """
+    return {"kind": "setup", settings.command: settings.as_dict(), "shared": shared.as_dict(), "versions": versions()}
+
+
+def write_files(out: Path, lines: Sequence[dict[str, Any]], table: Sequence[str], texts: Sequence[str]) -> None:
+    """Write results.jsonl and table.md.
+
+    Args:
+        out: their folder.
+        lines: of the one.
+        table: lines of the other, in Markdown.
+        texts: what stands below it.
+    """
+    with whole_file(out / RESULTS) as path:
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    with whole_file(plan.out / TABLE) as path:
-        table = "\n".join(as_text(rows, markdown=True))
-        path.write_text(table + "\n\n" + "\n\n".join(texts) + "\n", encoding="utf-8")
+    with whole_file(out / TABLE) as path:
+        path.write_text("\n".join(table) + "\n\n" + "\n\n".join(texts) + "\n", encoding="utf-8")
 
 
 def read_results(out: str | Path) -> list[dict[str, Any]]:
@@ -257,11 +287,13 @@ def _number(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
-def _giga(value: int | None) -> str:
+def giga(value: int | None) -> str:
+    """Multiply-adds in thousand millions, for a table."""
     return "-" if value is None else f"{value / 1e9:.4g} G"
 
 
-def _with_interval(value: float | None, low: float | None, high: float | None, sign: str) -> str:
+def with_interval(value: float | None, low: float | None, high: float | None, sign: str) -> str:
+    """A number and its interval for a table; `+` shows the sign."""
     if value is None:
         return "-"
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"

@@ -21,7 +21,7 @@ from apt_peft.training.checkpoints import write_json
 from apt_peft.training.record import read_run
 from apt_peft.training.settings import TrainSettings
 
-TRIAL, RUN, TEST = "trial", "run", "test"
+TRIAL, RUN, TEST, CELL = "trial", "run", "test", "cell"
 WEIGHTS = "adapter_model.safetensors"
 # What `train` and `evaluate` say of numbers that are not finite.
 DIVERGED = ("training had diverged", "training has diverged")
@@ -32,7 +32,7 @@ class Job:
     """Something to do that leaves a folder or a file.
 
     Args:
-        kind: `trial` and `run` train; `test` scores the test split.
+        kind: `trial`, `run` and `cell` train, a cell with validation clips as its test list; `test` scores the test split.
         name: what a user is told of it.
         settings: of `train`, or for `test` of `evaluate`.
         ledger: for `test`: the ledger's file, name of the contender and seed.
@@ -51,7 +51,8 @@ def do(job: Job) -> dict[str, Any]:
         job: what to do.
 
     Returns:
-        Of training: `diverged`, a sentence or None; of a trial `top1` and `loss` of the validation clips after the last epoch.
+        Of training: `diverged`, a sentence or None; of trials and cells `top1` and `loss` of the validation clips after the last
+        epoch.
 
     Raises:
         AptError: it cannot be done.
@@ -85,18 +86,20 @@ def _train(job: Job) -> dict[str, Any]:
             return {"diverged": str(error)}
         # Checkpoints of a finished run are of no use, and many times as large as all else.
         shutil.rmtree(out / checkpoints.CHECKPOINTS, ignore_errors=True)
-        if job.kind == TRIAL:
+        if job.kind in (TRIAL, CELL):
             (out / WEIGHTS).unlink(missing_ok=True)
-        return {"diverged": None} | (_validation(out) if job.kind == TRIAL else {})
+        return {"diverged": None} | (_validation(out, job.kind) if job.kind != RUN else {})
 
 
 def _begun(out: Path) -> bool:
     return (out / checkpoints.CHECKPOINTS).is_dir()
 
 
-def _validation(out: Path) -> dict[str, float]:
+def _validation(out: Path, kind: str) -> dict[str, float]:
     """Scores after the last epoch, which is what a run on all training clips will keep."""
     run = read_run(out)
+    if kind == CELL and run is not None and run.values["result"]["test"] is not None:
+        return {name: run.values["result"]["test"][name] for name in ("top1", "loss")}
     entries = [entry for entry in run.values["history"] if "eval_top1" in entry] if run is not None else []
     if not entries:
         raise ConfigError(
@@ -190,7 +193,7 @@ class Runner:
         if not line:
             raise ConfigError(
                 f"run ({job.name}) must end by itself, but its process ended with code {worker.wait()}. "
-                "Compare again to go on, with fewer --jobs where memory is short."
+                "Give the command again to go on, with fewer --jobs where memory is short."
             )
         with self._lock:
             self._idle.append(worker)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apt_peft.comparison.contenders import Contender
-from apt_peft.comparison.plan import Plan
+from apt_peft.comparison.runs import TunedPlan
 from apt_peft.comparison.search import Point, Score, best_point, next_points, side_of
 from apt_peft.comparison.trials import Runner
 from apt_peft.errors import ConfigError
@@ -63,7 +63,7 @@ def score_of(outcomes: list[dict[str, Any]]) -> Score:
     return Score(top1, -math.fsum(outcome["loss"] for outcome in outcomes) / len(outcomes))
 
 
-def tune(plan: Plan, runner: Runner) -> dict[str, Choice]:
+def tune(plan: TunedPlan, runner: Runner) -> dict[str, Choice]:
     """Choose each contender's rates on the validation parts of the training clips, with as many trials each.
 
     Args:
@@ -112,7 +112,7 @@ def tune(plan: Plan, runner: Runner) -> dict[str, Choice]:
     return {contender.name: found[contender.name] for contender in plan.contenders}
 
 
-def _settled(plan: Plan, contender: Contender, tried: dict[Point, list[dict[str, Any]]]) -> Choice:
+def _settled(plan: TunedPlan, contender: Contender, tried: dict[Point, list[dict[str, Any]]]) -> Choice:
     scores = {point: score_of(outcomes) for point, outcomes in tried.items()}
     choice = Choice(plan.axes(contender), tried, best_point(scores))
     if math.isinf(scores[choice.chosen].top1):
@@ -139,6 +139,6 @@ def edge_warnings(name: str, choice: Choice) -> list[str]:
     return [
         f"WARNING: {name} is NOT TUNED to its best: its best {axis} ({choice.rates[axis]:g}) is the "
         f"{'lowest' if side == 'low' else 'highest'} of the {len(choice.tried)} points tried, and the budget is spent. A better "
-        "one may lie beyond: compare in another --out with more --budget-trials."
+        "one may lie beyond: take more --budget-trials in another --out."
         for axis, side in choice.edges.items()
     ]

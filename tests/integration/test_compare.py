@@ -194,8 +194,8 @@ def test_forgetting_is_said_in_the_table(done):
 def test_another_comparison_in_the_same_folder_is_refused(done):
     result, (own, shared) = done
     message = (
-        f"out ({result.out}) must be gone on with by the same comparison, but budget_trials was 4 and is 5; epochs was 1 and is "
-        "2. Repeat its settings, or choose another --out."
+        f"out ({result.out}) must be gone on with by the same settings, but budget_trials was 4 and is 5; epochs was 1 and is "
+        "2. Repeat them, or choose another --out."
     )
     changed = TrainSettings(**shared.as_dict() | {"epochs": 2})
     with raises_exactly(ConfigError, message):
@@ -298,8 +298,8 @@ def test_errors_of_another_process_are_its_own(quick, tmp_path):
         runner._all[0].kill()
         runner._all[0].wait()
         message = (
-            "run (apt) must end by itself, but its process ended with code -9. Compare again to go on, with fewer --jobs where "
-            "memory is short."
+            "run (apt) must end by itself, but its process ended with code -9. Give the command again to go on, with fewer "
+            "--jobs where memory is short."
         )
         with raises_exactly(ConfigError, message):
             list(runner.do_all([job]))

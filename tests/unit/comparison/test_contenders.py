@@ -121,9 +121,7 @@ def test_settings_that_the_comparison_decides(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text("lr = 0.1\nseed = 3\nepochs = 2\n")
     given = {"model": "m", "data": "d", "out": "o", "config": str(file)}
-    message = (
-        f"config ({file}) must leave lr, seed to the comparison, which tunes and repeats runs itself. Take them out."
-    )
+    message = f"config ({file}) must leave lr, seed to compare, which decides them for each run. Take them out."
     with raises_exactly(ConfigError, message):
         from_arguments(given)
     file.write_text("epochs = 2\n")
@@ -152,7 +150,7 @@ def test_what_is_refused_before_anything_is_written(backbone, data, tmp_path):
     out.mkdir()
     (out / "thesis.txt").write_text("")
     message = (
-        f"out ({out}) must be new, empty or a comparison's folder, but it is none: it holds thesis.txt. "
+        f"out ({out}) must be new, empty or a folder of such runs, but it is none: it holds thesis.txt. "
         "Choose another --out."
     )
     with raises_exactly(ConfigError, message):
@@ -167,10 +165,8 @@ def test_launchers_are_refused(backbone, data, tmp_path, monkeypatch):
 
 
 def test_one_comparison_at_a_time_in_a_folder(backbone, data, tmp_path):
-    message = (
-        f"out ({tmp_path}) must be free, but another comparison is running in it. Wait for it, or choose another --out."
-    )
-    with locked(tmp_path / "compare.lock"), raises_exactly(ConfigError, message):
+    message = f"out ({tmp_path}) must be free, but something is running in it. Wait for it, or choose another --out."
+    with locked(tmp_path / "runs.lock"), raises_exactly(ConfigError, message):
         compare(*settings_of(backbone, data, tmp_path))
 
 
@@ -195,7 +191,7 @@ def test_lists_of_folds_keep_the_test_apart_and_other_clips_are_refused(backbone
     manifest["files"]["test.csv"] = "of other clips"
     (plan.out / "lists" / "manifest.json").write_text(json.dumps(manifest))
     message = (
-        f"data ({data}) must have the clips that the comparison in {plan.out} began with, but its lists come out otherwise now. "
+        f"data ({data}) must have the clips that the runs in {plan.out} began with, but its lists come out otherwise now. "
         "Restore the clips, or choose another --out."
     )
     with raises_exactly(DataError, message):
@@ -209,6 +205,6 @@ def test_a_best_rate_at_the_end_is_told_loudly():
     assert choice.edges == {"lr": "high"}
     assert edge_warnings("lora", choice) == [
         "WARNING: lora is NOT TUNED to its best: its best lr (10) is the highest of the 3 points tried, and the budget is spent. "
-        "A better one may lie beyond: compare in another --out with more --budget-trials."
+        "A better one may lie beyond: take more --budget-trials in another --out."
     ]
     assert Choice.from_dict(json.loads(json.dumps(choice.as_dict()))) == choice

@@ -1,0 +1,242 @@
+"""Many runs on the same clips in one folder: settled before anything is trained, and the same when gone on with."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apt_peft import flags
+from apt_peft.comparison.contenders import Contender, parameters
+from apt_peft.comparison.many import ManyRuns, TunedRuns
+from apt_peft.comparison.search import Point
+from apt_peft.comparison.trials import TRIAL, Job
+from apt_peft.errors import ConfigError, DataError
+from apt_peft.training.base import check_precision, read_config
+from apt_peft.training.checkpoints import write_json
+from apt_peft.training.data import AUTO_CACHE_BYTES
+from apt_peft.training.optimizer import learning_rates
+from apt_peft.training.settings import TrainSettings
+from apt_peft.video import Clip, DataSplits
+from apt_peft.video.clip import clip_name
+from apt_peft.video.groups import group_clips
+from apt_peft.video.write_lists import SplitPlan, write_lists
+
+logger = logging.getLogger(__name__)
+FORMAT = 1
+PLAN, LISTS = "plan.json", "lists"
+# Seed of the trials: it is none of what is reported.
+TRIAL_SEED = 0
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Many runs, settled.
+
+    Args:
+        settings: of the command.
+        shared: settings of all runs, as given.
+        contenders: in the order given.
+        clips: the data.
+        config: of the backbone, of transformers.
+    """
+
+    settings: ManyRuns
+    shared: TrainSettings
+    contenders: Sequence[Contender]
+    clips: DataSplits
+    config: Any
+
+    @property
+    def out(self) -> Path:
+        """The folder of the comparison."""
+        return Path(self.settings.out)
+
+    @property
+    def parts(self) -> int:
+        """Validation parts that each rate is tried on."""
+        return self.settings.folds or 1
+
+    @property
+    def seeds(self) -> range:
+        """Seeds of the runs on all training clips."""
+        return range(self.settings.seeds)
+
+    def parameters(self, contender: Contender) -> int:
+        """Numbers that a contender trains beside the head."""
+        return parameters(contender, self.shared, self.config)
+
+    def groups(self, clips: Sequence[Clip]) -> dict[str, str]:
+        """Name of each clip -> the video that it was cut from, or its own name."""
+        group_by, layout = self.settings.group_by, self.clips.layout
+        found, _ = group_clips(clips, self.settings.data, group_by=group_by, layout=layout)
+        return {clip_name(clip, self.settings.data): group for clip, group in zip(clips, found, strict=True)}
+
+    def trials(self, contender: Contender) -> Path:
+        """Folder of a contender's trials."""
+        return self.out / "trials" / contender.folder
+
+    def lists(self, part: int) -> dict[str, str]:
+        """Lists of a validation part, from 1: of the clips to train on and of those to validate on."""
+        folder = self.out / LISTS / (f"fold-{part}" if self.settings.folds else "")
+        return {split: str(folder / f"{split}.csv") for split in ("train", "val")}
+
+    def begin(self) -> None:
+        """Make the folder, its lists and its plan, or see that those that are there are the same.
+
+        Raises:
+            ConfigError: its runs have other settings; all that changed are named.
+            DataError: clips that cannot be divided, or other ones than before.
+        """
+        path = self.out / PLAN
+        now = json.loads(json.dumps(self._decides()))
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if before is not None:
+            self._check_same(before, now)
+            now["contenders"] = before["contenders"] | now["contenders"]
+        self._write_lists()
+        write_json(path, now)
+
+    def settings_of(self, contender: Contender, out: Path, given: dict[str, Any]) -> dict[str, Any]:
+        """Settings of a run, as plain values: on lists, without the test split, with frames that all runs share.
+
+        Args:
+            contender: whose run.
+            out: its folder.
+            given: what is this run's own.
+        """
+        cache, limit = self.shared.cache, self.shared.cache_limit
+        if cache == "auto":
+            kept = self.shared.sampling == "even" and self.shared.augment_resolution == "prepared"
+            cache = str(self.out / "frames") if kept else "none"
+            limit = (limit or AUTO_CACHE_BYTES) if kept else None
+        usual = {
+            "out": str(out),
+            "labels": str(self.out / LISTS / "labels.txt"),
+            "test_list": None,
+            "layout": "auto",
+            "test": False,
+            "val_fraction": 0.0,
+            "cache": cache,
+            "cache_limit": limit,
+            "progress": False,
+            "threads": self.threads(),
+        }
+        settings = contender.settings(self.shared, **usual | given)
+        return {name: value for name, value in settings.as_dict().items() if name != "resume"}
+
+    def threads(self) -> int | None:
+        """CPU threads of a run: its share of the cores where several run at a time; None is torch's choice."""
+        if self.shared.threads is not None or self.settings.jobs == 1:
+            return self.shared.threads
+        return max(1, (os.cpu_count() or 1) // self.settings.jobs)
+
+    def _decides(self) -> dict[str, Any]:
+        """What decides the results: who goes on must repeat it. Contenders and seeds may be added."""
+        own = {name: getattr(self.settings, name) for name in ("command", "model", "data", *self.settings.repeated)}
+        return {
+            "format": FORMAT,
+            "settings": own | self.shared.what_comes_out(),
+            "contenders": {contender.name: contender.changes for contender in self.contenders},
+        }
+
+    def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        changed = [
+            f"{name} was {before['settings'].get(name)!r} and is {now['settings'].get(name)!r}"
+            for name in {**before["settings"], **now["settings"]}
+            if before["settings"].get(name) != now["settings"].get(name)
+        ]
+        changed += [
+            f"{name} was {before['contenders'][name]} and is {changes}"
+            for name, changes in now["contenders"].items()
+            if before["contenders"].get(name, changes) != changes
+        ]
+        if changed:
+            raise ConfigError(
+                f"out ({self.out}) must be gone on with by the same settings, but {'; '.join(changed)}. "
+                "Repeat them, or choose another --out."
+            )
+
+    def _write_lists(self) -> None:
+        lists, made = self.out / LISTS, self.out / ".lists-now"
+        shutil.rmtree(made, ignore_errors=True)
+        settings = self.settings
+        fraction = None if self.clips.val or settings.folds else self.shared.val_fraction
+        plan = SplitPlan(val=fraction, folds=settings.folds, group_by=settings.group_by)
+        written = write_lists(self.clips, settings.data, made, plan)
+        parts = ("train.csv",) if self.clips.val else ("fold-1/train.csv", "fold-1/val.csv") if settings.folds else None
+        names = parts or ("train.csv", "val.csv")
+        lines = sorted(line for name in names for line in (made / name).read_bytes().splitlines(keepends=True))
+        (made / "whole.csv").write_bytes(b"".join(lines))
+        if not lists.exists():
+            for warning in written.warnings:
+                logger.warning("%s", warning)
+            os.replace(made, lists)
+            return
+        before = json.loads((lists / "manifest.json").read_text(encoding="utf-8"))
+        shutil.rmtree(made)
+        if before["files"] != written.manifest["files"]:
+            raise DataError(
+                f"data ({settings.data}) must have the clips that the runs in {self.out} began with, but its lists come "
+                "out otherwise now. Restore the clips, or choose another --out."
+            )
+
+
+@dataclass(frozen=True)
+class TunedPlan(Runs):
+    """Many runs whose rates are tuned on validation parts: as `Runs`."""
+
+    settings: TunedRuns
+
+    def axes(self, contender: Contender) -> tuple[str, ...]:
+        """The rates of a contender that are tuned: names of train's settings."""
+        if contender.method == "linear":
+            return ("head_lr",)
+        return ("lr", "head_lr") if self.settings.tune_head else ("lr",)
+
+    def start(self, contender: Contender) -> Point:
+        """The rates that a contender's search begins around, before the rule scales them."""
+        rates = learning_rates(rule=self.shared.lr_rule, method=contender.method, clips_per_step=256)
+        found = {"lr": rates.prompts, "head_lr": rates.head}
+        return tuple(found[axis] for axis in self.axes(contender))
+
+    def trial(self, contender: Contender, point: Point, part: int) -> Job:
+        """The job that tries rates on a validation part.
+
+        Args:
+            contender: whose rates.
+            point: a rate for each axis.
+            part: which, from 1.
+        """
+        rates = dict(zip(self.axes(contender), point, strict=True))
+        name = ",".join(f"{axis}={rate:g}" for axis, rate in rates.items())
+        lists = self.lists(part)
+        out = self.trials(contender) / name / f"part-{part}"
+        given = {"train_list": lists["train"], "val_list": lists["val"], "seed": TRIAL_SEED}
+        return Job(TRIAL, f"{contender.name} {name} part {part}", self.settings_of(contender, out, rates | given))
+
+
+def settle(settings: ManyRuns, shared: TrainSettings) -> tuple[DataSplits, Any]:
+    """Find what the runs are made of; nothing is written.
+
+    Args:
+        settings: of the command.
+        shared: of all its runs.
+
+    Returns:
+        The clips, and the backbone's config as runs load it.
+
+    Raises:
+        AptError: settings, data or backbone cannot be used.
+    """
+    check_precision(shared)
+    config = read_config(settings.model)
+    if hasattr(config, "use_mean_pooling"):
+        config.use_mean_pooling = True  # as runs load it
+    found = flags.read_clips(shared)
+    config.id2label = dict(enumerate(found.labels))
+    config.label2id = {label: number for number, label in enumerate(found.labels)}
+    return found, config
