@@ -20,6 +20,7 @@ from ..errors import TargetError
 from .families import forward_function
 from .functional import Prompts, append_prompts, extend_mask, flash_mask, pad_mask
 from .gate import gate_scores, gated
+from .probe import AttentionCall
 from .seams import softmax_attention
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ def attention_prompt_forward(
     if prompts is None:
         return implementation(plain_module, query, key, value, attention_mask, **kwargs)
 
+    if layer.probe is not None:
+        prompts = layer.probe.change(prompts)
     _refuse_unsupported(module, name, attention_mask, prompts, kwargs)
     num_tokens = key.shape[2]
     flash = "flash" in name or (isinstance(attention_mask, Tensor) and attention_mask.dim() == 2)
@@ -111,10 +114,16 @@ def attention_prompt_forward(
     if name == "eager" and attention_mask is not None and layer.eager_ignores_masks:
         implementation = softmax_attention  # what is masked here are prompts; the model itself has no masks
     first = flash and attention_mask is not None
+    gate = None
     if prompts.gates:
         padding = (prompts.keys.shape[-2], 0) if first else (0, prompts.keys.shape[-2])
-        implementation = gated(implementation, F.pad(gate_scores(key, prompts.gates), padding), name)
+        gate = F.pad(gate_scores(key, prompts.gates), padding)
+        implementation = gated(implementation, gate, name)
     key, value = append_prompts(key, prompts.keys, first=first), append_prompts(value, prompts.values, first=first)
+    if layer.probe is not None:
+        count, position_bias = prompts.keys.shape[-2], kwargs.get("position_bias")
+        options = {option: kwargs.get(option) for option in ("scaling", "softcap")}
+        layer.probe.see(AttentionCall(query, key, value, count, first, attention_mask, position_bias, gate, **options))
     return implementation(plain_module, query, key, value, attention_mask, **kwargs)
 
 

@@ -24,6 +24,7 @@ from .heads import HeadWrapper
 from .interface import PromptedConfig, attention_prompt_forward, eager_attention
 from .limits import refuse_unusable
 from .nesting import NamesOfInnerTuners
+from .probe import Probe
 from .samples import SampleAdapters
 from .seams import ignores_masks, seam_of
 from .storage import PromptDict, onloaded, place_for_prompts, take_out_of_offloading
@@ -73,6 +74,7 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
         self.reparameterization: dict[str, str] = {}
         self.awaits_data: dict[str, bool] = {}
         self.recorder: Callable[[Tensor, Tensor], None] | None = None
+        self.probe: Probe | None = None  # set for the time of a look at the attention, see `probe.py`
         self.sample_adapters: SampleAdapters | None = None  # set for the time of one forward, by `mixed_batch`
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
