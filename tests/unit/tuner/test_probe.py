@@ -9,6 +9,7 @@ from apt_peft.insight.measures import _Sums
 
 
 @pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
 def test_attention_under_flash(padded, monkeypatch):
     """Prompts stand before the tokens there, if there is a mask."""
     layer = prompt_layers(prompted(key_gate=3))[0]
