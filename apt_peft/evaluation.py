@@ -1,5 +1,6 @@
 """A model and videos -> scores: all test views of each video, in full batches; what follows from them is in `scores`."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from apt_peft.errors import CheckpointError, DataError
 from apt_peft.scores.result import EvaluationResult
 from apt_peft.scores.stream import clip_logits, score_each, view_logits
+from apt_peft.video.crumbs import was_reading
 
 __all__ = ["EvaluationResult", "clip_logits", "evaluate", "finite", "score", "score_all", "unreadable_by_name"]
 
@@ -110,6 +112,8 @@ def finite(scores: Tensor) -> Tensor:
 def unreadable_by_name() -> Iterator[None]:
     """Turn a worker process's report of an unreadable video, a traceback as text, back into the error it was.
 
+    A worker that a file ended reports nothing: the file that it was reading is named.
+
     Raises:
         DataError: a worker could not read a video.
     """
@@ -118,7 +122,14 @@ def unreadable_by_name() -> Iterator[None]:
     except (RuntimeError, DataError) as error:  # torch makes an error of the same kind where it can
         text = str(error)
         if "UnreadableVideoError: " not in text:
-            raise
+            lost = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", text)
+            names = [was_reading(int(pid)) for pid in lost[1].split(",")] if lost else []
+            if not any(names):
+                raise
+            raise DataError(
+                f"video ({', '.join(filter(None, names))}) must be a readable video file, but reading it ended a process of "
+                "the data loader. Leave it out: --look-over whole finds such files before the first step."
+            ) from None
         raise DataError(text.rpartition("UnreadableVideoError: ")[2].strip()) from None
 
 
