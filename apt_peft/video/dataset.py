@@ -11,6 +11,7 @@ from ..errors import ConfigError
 from .backends import choose_decoder
 from .cache import FrameCache
 from .clip import Clip
+from .crumbs import reading
 from .decode import VideoReader
 from .epochs import EpochDataset
 from .sampling import check_counts, check_sampling, clip_generator, sample_frames, sample_segments
@@ -162,11 +163,11 @@ class VideoDataset(EpochDataset):
             return sorted({index for segment in segments for index in segment})
 
         def visit(select: Any, take: Any) -> None:
-            with VideoReader(clip.source, decoder=self.decoder) as video:
+            with reading(clip.name), VideoReader(clip.source, decoder=self.decoder) as video:
                 video.visit(select, take)
 
         if self.cache is None:
-            with VideoReader(clip.source, decoder=self.decoder) as video:
+            with reading(clip.name), VideoReader(clip.source, decoder=self.decoder) as video:
                 # One by one: all frames of ten segments in full size may be a gigabyte.
                 frames = video.read(choose, each=self.transform.prepare)
         else:
