@@ -52,8 +52,11 @@ def process_of(item: str) -> tuple[int, int]:
 
 
 @contextmanager
-def crashing_reader(pipe: Path, times: int) -> Iterator[None]:
-    """Send a segmentation fault to each other process that reads a named pipe, in which it waits; so many times."""
+def crashing_reader(pipe: Path, times: int, inherited: int = 0) -> Iterator[None]:
+    """Send a segmentation fault to each other process that reads a named pipe, in which it waits; so many times.
+
+    Processes forked from this one have the pipe open once already: `inherited` is 1 for those.
+    """
     os.mkfifo(pipe)
     end = os.open(pipe, os.O_RDWR)  # as long as it is open and silent, a reader waits
     stop = threading.Event()
@@ -62,9 +65,9 @@ def crashing_reader(pipe: Path, times: int) -> Iterator[None]:
         left = times
         while left and not stop.wait(0.01):
             for process in Path("/proc").iterdir():
-                if process.name.isdigit() and int(process.name) != os.getpid() and _has_open(process, pipe):
+                if process.name.isdigit() and int(process.name) != os.getpid() and _has_open(process, pipe, inherited):
                     os.kill(int(process.name), signal.SIGSEGV)
-                    while _has_open(process, pipe):
+                    while _has_open(process, pipe, inherited):
                         time.sleep(0.01)
                     left -= 1
 
@@ -78,8 +81,8 @@ def crashing_reader(pipe: Path, times: int) -> Iterator[None]:
         os.close(end)
 
 
-def _has_open(process: Path, pipe: Path) -> bool:
+def _has_open(process: Path, pipe: Path, inherited: int) -> bool:
     try:
-        return any(link.readlink() == pipe for link in (process / "fd").iterdir())
+        return sum(link.readlink() == pipe for link in (process / "fd").iterdir()) > inherited
     except OSError:  # it ended, or closed a file, meanwhile
         return False

@@ -48,7 +48,7 @@ def test_a_loader_whose_worker_crashes_names_the_file(tmp_path):
         f"video ({pipe}) must be a readable video file, but reading it ended a process of the data loader. Leave it out: "
         "--look-over whole finds such files before the first step."
     )
-    with crashing_reader(pipe, times=1), raises_exactly(DataError, message), unreadable_by_name():
+    with crashing_reader(pipe, times=1, inherited=1), raises_exactly(DataError, message), unreadable_by_name():
         list(DataLoader(dataset, batch_size=1, num_workers=1, generator=torch.Generator().manual_seed(0)))
 
 
