@@ -235,7 +235,7 @@ class VideoReader:
 
     def _visit_frames(self, choose: Callable[[int], Sequence[int]], take: Callable[[int, Any], object]) -> None:
         """The same with PyAV's frames as they are."""
-        if self._table is not None:
+        if self._table is not None and self._num_frames:
             wanted = {self._table.times[index]: index for index in choose(self._num_frames)}
             if visit(self._video, self._table, sorted(wanted), lambda frame: take(wanted[frame.pts], frame)):
                 return
