@@ -1,17 +1,15 @@
 """A model and videos -> scores: all test views of each video, in full batches; what follows from them is in `scores`."""
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from apt_peft.errors import CheckpointError, DataError
+from apt_peft.errors import CheckpointError
 from apt_peft.scores.result import EvaluationResult
 from apt_peft.scores.stream import clip_logits, score_each, view_logits
-from apt_peft.video.crumbs import was_reading
+from apt_peft.video.crumbs import unreadable_by_name
 
 __all__ = ["EvaluationResult", "clip_logits", "evaluate", "finite", "score", "score_all", "unreadable_by_name"]
 
@@ -106,31 +104,6 @@ def finite(scores: Tensor) -> Tensor:
             "its training has diverged. Train again with a lower --lr, or copy the weights again."
         )
     return scores
-
-
-@contextmanager
-def unreadable_by_name() -> Iterator[None]:
-    """Turn a worker process's report of an unreadable video, a traceback as text, back into the error it was.
-
-    A worker that a file ended reports nothing: the file that it was reading is named.
-
-    Raises:
-        DataError: a worker could not read a video.
-    """
-    try:
-        yield
-    except (RuntimeError, DataError) as error:  # torch makes an error of the same kind where it can
-        text = str(error)
-        if "UnreadableVideoError: " not in text:
-            lost = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", text)
-            names = [was_reading(int(pid)) for pid in lost[1].split(",")] if lost else []
-            if not any(names):
-                raise
-            raise DataError(
-                f"video ({', '.join(filter(None, names))}) must be a readable video file, but reading it ended a process of "
-                "the data loader. Leave it out: --look-over whole finds such files before the first step."
-            ) from None
-        raise DataError(text.rpartition("UnreadableVideoError: ")[2].strip()) from None
 
 
 def score(model: nn.Module, clips: Tensor, *, batch_size: int, precision: str = "float32") -> Tensor:
