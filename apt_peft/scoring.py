@@ -13,11 +13,12 @@ from torch import Tensor
 
 from apt_peft import flags
 from apt_peft.errors import ConfigError, DataError, require
-from apt_peft.evaluation import EvaluationResult, score_all
+from apt_peft.evaluation import EvaluationResult, finite
 from apt_peft.opening import Adapter, open_adapter, open_adapters
 from apt_peft.scores.files import check_path, save_scores, shown
 from apt_peft.scores.origin import clip_states, origin
 from apt_peft.scores.run import as_tensors, forget, score_clips
+from apt_peft.scores.stream import score_each
 from apt_peft.settings import INTEGER, NUMBERS, SWITCH, TEXT, Settings, at_least, setting
 from apt_peft.training import processes
 from apt_peft.training.data import clip_name
@@ -167,7 +168,7 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
     dependent = repr((adapter.fingerprint(), clip_states(readable, settings.data))) if settings.save_scores else ""
     numbers = score_clips(
         adapter.model,
-        video_dataset(readable, adapter.clips, decoder=settings.decoder),
+        video_dataset(readable, adapter.clips, decoder=settings.decoder, **_lasting(settings)),
         labels=len(adapter.labels),
         per_view=settings.per_view,
         place=settings.save_scores,
@@ -178,6 +179,7 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
         precision=adapter.precision,
         progress=settings.progress,
         on_error=settings.on_error,
+        time_limit=settings.time_limit,
     )
 
     def write() -> EvaluationResult:
@@ -215,26 +217,35 @@ def predict(settings: PredictSettings) -> list[dict[str, Any]]:
     choose_decoder(settings.decoder)
     adapter = open_adapter(settings)
     clips, unreadable = _readable(clips, settings)
-    scores, _ = score_all(
-        adapter.model,
-        video_dataset(clips, adapter.clips, decoder=settings.decoder),
-        batch_size=adapter.batch_size,
-        workers=settings.workers,
-        precision=adapter.precision,
-        progress=settings.progress and len(clips) > 1,
+    found = list(
+        score_each(
+            adapter.model,
+            video_dataset(clips, adapter.clips, decoder=settings.decoder, **_lasting(settings)),
+            batch_size=adapter.batch_size,
+            workers=settings.workers,
+            precision=adapter.precision,
+            progress=settings.progress and len(clips) > 1,
+            on_error=settings.on_error,
+            time_limit=settings.time_limit,
+        )
     )
+    errors = [*unreadable, *(clip.error for clip in found if clip.error is not None)]
+    scored = [clip for clip in found if clip.error is None]
+    if not scored:
+        raise DataError(unreadable_message(errors, len(errors)))
+    scores = finite(torch.stack([clip.scores for clip in scored]))
     best = scores.topk(min(settings.top_k, len(adapter.labels)), dim=1)
     rows = [
         {
-            "clip": clip.name,
+            "clip": clips[clip.index].name,
             "scores": [
                 {"label": adapter.labels[label], "score": round(value, 6)}
                 for value, label in zip(values, labels, strict=True)
             ],
         }
-        for clip, values, labels in zip(clips, best.values.tolist(), best.indices.tolist(), strict=True)
+        for clip, values, labels in zip(scored, best.values.tolist(), best.indices.tolist(), strict=True)
     ]
-    return rows + [{"clip": error.name, "scores": [], "error": error.reason} for error in unreadable]
+    return rows + [{"clip": error.name, "scores": [], "error": error.reason} for error in errors]
 
 
 def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[str, list[Clip]]:
@@ -255,6 +266,10 @@ def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[
         )
     place = {label: labels.index(name) for label, name in enumerate(found.labels) if label in used}
     return split, [Clip(clip.source, place[clip.label]) for clip in clips if clip.label is not None]
+
+
+def _lasting(settings: ScoringSettings) -> dict[str, Any]:
+    return {"time_limit": settings.time_limit} if settings.on_error == "skip" else {}
 
 
 def _readable(clips: list[Clip], settings: ScoringSettings) -> tuple[list[Clip], tuple[UnreadableVideoError, ...]]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from apt_peft.video.crumbs import unreadable_by_name
+from apt_peft.video.guard import TIME_LIMIT
 from apt_peft.video.source import UnreadableVideoError
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,6 +50,7 @@ def score_each(
     progress: bool = False,
     indices: Sequence[int] | None = None,
     on_error: str = "stop",
+    time_limit: float | None = TIME_LIMIT,
 ) -> Iterator[ClipScores]:
     """Score clips one after another, as `score_all` does, and hand each one over as soon as all its views are scored.
 
@@ -63,12 +66,13 @@ def score_each(
         progress: show a bar.
         indices: the clips to score, in this order; None is all.
         on_error: `stop` at a clip that cannot be read, or `skip` and hand over its error.
+        time_limit: seconds that a worker may read one file; None is no limit.
 
     Returns:
         The clips in order.
 
     Raises:
-        DataError: a video cannot be read, with `stop`.
+        DataError: a video cannot be read, with `stop`; or it ended or blocked a worker.
     """
     wanted = range(len(dataset)) if indices is None else indices
     # A generator of its own: a loader otherwise draws its seed from torch's state, which training goes on with.
@@ -86,14 +90,16 @@ def score_each(
     # One pass is under way while the views of the next are cut: a GPU then need not wait for them.
     under_way: tuple[Tensor, list[_Open]] | None = None
     try:
-        videos = tqdm(loader, desc="evaluating", unit="clip", disable=not progress, leave=False)
-        for views, owners in _full_batches(_opened(videos, wanted, open_clips, on_error), batch_size):
-            begun = view_logits(model, owners[-1].video.finish(views.to(device)), precision), owners
+        read = iter(loader)  # forks, which is better done before there is a thread that looks at the clock
+        with unreadable_by_name(time_limit if workers else None):
+            videos = tqdm(read, total=len(wanted), desc="evaluating", unit="clip", disable=not progress, leave=False)
+            for views, owners in _full_batches(_opened(videos, wanted, open_clips, on_error), batch_size):
+                begun = view_logits(model, owners[-1].video.finish(views.to(device)), precision), owners
+                _hand_out(under_way)
+                under_way = begun
+                yield from _done(open_clips)
             _hand_out(under_way)
-            under_way = begun
             yield from _done(open_clips)
-        _hand_out(under_way)
-        yield from _done(open_clips)
     finally:
         model.train(was_training)
 

@@ -18,6 +18,8 @@ CHECKPOINTS = "checkpoints"
 CACHE = "cache"
 MARKER = "complete.json"
 STATE = "settings.json"
+# Beside the checkpoints: clips that could not be read any more while training.
+UNREADABLE = "unreadable.jsonl"
 PARTIAL = ".adapter-partial"
 # The file by which PEFT knows an adapter folder is moved last, so that a folder with it is whole.
 LAST_FILE = "adapter_config.json"

@@ -12,7 +12,7 @@ from typing import Any
 
 from apt_peft import flags
 from apt_peft.errors import DataError
-from apt_peft.training.checkpoints import CACHE
+from apt_peft.training.checkpoints import CACHE, CHECKPOINTS, UNREADABLE
 from apt_peft.training.clips import ClipSettings
 from apt_peft.training.datasets import training_dataset, video_dataset
 from apt_peft.training.looking import NAMES, SPLITS, look_over
@@ -20,6 +20,7 @@ from apt_peft.training.options import FEATURES
 from apt_peft.training.settings import TrainSettings
 from apt_peft.video import Clip, FrameCache, hold_out
 from apt_peft.video.clip import clip_name, clip_size
+from apt_peft.video.lasting import lost_clips
 
 logger = logging.getLogger(__name__)
 AUTO_CACHE_BYTES = 2**30
@@ -78,14 +79,21 @@ class RunData:
         """The training clips, augmented and drawn anew in each epoch."""
         if "train" in self.stored:
             return self.stored["train"]
-        return training_dataset(self.splits["train"], self.clips, self.settings, cache=self._frames())
+        return training_dataset(
+            self.splits["train"], self.clips, self.settings, cache=self._frames(), **self._lasting()
+        )
 
     def testing(self, split: str) -> Any:
         """The test views of a split's clips."""
         if split in self.stored:
             return self.stored[split]
         return video_dataset(
-            self.splits[split], self.clips, seed=self.settings.seed, cache=self._frames(), decoder=self.settings.decoder
+            self.splits[split],
+            self.clips,
+            seed=self.settings.seed,
+            cache=self._frames(),
+            decoder=self.settings.decoder,
+            **self._lasting(),
         )
 
     def names(self, split: str) -> list[str]:
@@ -108,10 +116,22 @@ class RunData:
             "validation_held_out": self.held_out,
             "skipped": list(self.skipped),
             "skipped_reasons": self.skipped_reasons,
+            "lost_while_training": self.lost,
             "skipped_clips": {
                 name: len(self.skipped_of.get(split, ())) for split, name in zip(SPLITS, NAMES, strict=True)
             },
         }
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Names of clips that could not be read any more after the first step -> what is wrong with them."""
+        return lost_clips(self._lasting().get("journal"))
+
+    def _lasting(self) -> dict[str, Any]:
+        # Stored features stand under their clip's name, and nothing may stand in its place.
+        if self.settings.on_error != "skip" or self.settings.feature_cache is not None:
+            return {}
+        return {"time_limit": self.settings.time_limit, "journal": Path(self.settings.out) / CHECKPOINTS / UNREADABLE}
 
     def _frames(self) -> FrameCache | None:
         if self.cache is None:

@@ -8,6 +8,7 @@ from torch.utils.data import default_collate
 from apt_peft.training.clips import ClipSettings
 from apt_peft.training.settings import TrainSettings
 from apt_peft.video import Clip, ClipTransform, FrameCache, VideoDataset
+from apt_peft.video.lasting import LastingDataset
 
 
 def collate(items: list[dict[str, Any]], *, name: str = "pixel_values") -> dict[str, Any]:
@@ -28,7 +29,12 @@ def collate(items: list[dict[str, Any]], *, name: str = "pixel_values") -> dict[
 
 
 def training_dataset(
-    videos: Sequence[Clip], clips: ClipSettings, settings: TrainSettings, *, cache: FrameCache | None = None
+    videos: Sequence[Clip],
+    clips: ClipSettings,
+    settings: TrainSettings,
+    *,
+    cache: FrameCache | None = None,
+    **lasting: Any,
 ) -> VideoDataset:
     """The training clips of a run, augmented and drawn anew in each epoch.
 
@@ -37,6 +43,7 @@ def training_dataset(
         clips: how they become clips.
         settings: the run's flags, of which augmentation and seed are taken.
         cache: of decoded frames, or None.
+        **lasting: `time_limit` and `journal` of a `LastingDataset`, where it should be one.
 
     Returns:
         The data set.
@@ -55,6 +62,7 @@ def training_dataset(
         seed=settings.seed,
         cache=cache,
         decoder=settings.decoder,
+        **lasting,
     )
 
 
@@ -73,6 +81,7 @@ def video_dataset(
     seed: int = 0,
     cache: FrameCache | None = None,
     decoder: str = "auto",
+    **lasting: Any,
 ) -> VideoDataset:
     """A data set of videos, made into clips as an adapter wants them.
 
@@ -90,11 +99,13 @@ def video_dataset(
         seed: of what is drawn.
         cache: of decoded frames, or None.
         decoder: see `VideoReader`.
+        **lasting: `time_limit` and `journal` of a `LastingDataset`, where it should be one.
 
     Returns:
         The data set.
     """
-    return VideoDataset(
+    kind: Any = LastingDataset if lasting else VideoDataset
+    return kind(
         videos,
         num_frames=clips.num_frames,
         sampling=clips.sampling,
@@ -118,4 +129,5 @@ def video_dataset(
         seed=seed,
         cache=cache,
         decoder=decoder,
+        **lasting,
     )

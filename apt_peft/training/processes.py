@@ -11,10 +11,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from torch import Tensor, nn
 
 from apt_peft.errors import ConfigError
-from apt_peft.evaluation import score_all
 
 Result = TypeVar("Result")
 # Processes wait for each other so long; as in Trainer.
@@ -139,31 +137,6 @@ def device(name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return PartialState().device if _several() else torch.device("cuda")
-
-
-def score_together(model: nn.Module, dataset: Any, **options: Any) -> tuple[Tensor, Tensor]:
-    """`score_all`, each process scoring a part of the clips: each clip once, and the same result in every process.
-
-    Args:
-        model: as for `score_all`.
-        dataset: as for `score_all`.
-        **options: of `score_all`.
-
-    Returns:
-        Scores (clips, labels) and true labels (clips,) of the whole dataset, in its order.
-
-    Raises:
-        CheckpointError: scores are NaN.
-        DataError: a video cannot be read.
-    """
-    if not _several():
-        return score_all(model, dataset, **options)
-    share = range(rank(), len(dataset), world_size())
-    part = score_all(model, dataset, indices=share, **options) if share else None
-    parts = [part for part in gather(part) if part is not None]
-    order = torch.cat([torch.arange(first, len(dataset), world_size()) for first in range(len(parts))]).argsort()
-    scores, targets = (torch.cat(tensors)[order] for tensors in zip(*parts, strict=True))
-    return scores, targets
 
 
 def count_clips(accelerator: Any, batch: int) -> tuple[int, int]:

@@ -27,7 +27,7 @@ HOW_NOT_WHAT = frozenset(
     {
         *("model", "data", "out", "cache", "cache_limit", "feature_cache"),
         *("workers", "decoder", "threads", "progress", "resume", "push_to_hub", "device"),
-        *("look_over", "time_limit", "save_steps"),
+        *("look_over", "time_limit", "save_steps", "on_error"),
     }
 )
 
@@ -117,7 +117,7 @@ class TrainSettings(Settings):
         group=DATA,
     )
     on_error: str = flags.on_error(
-        "when clips cannot be read before the first step: stop and name them, or leave them out and count them",
+        "when clips cannot be read: stop and name them, or leave them out and count them, while training too",
         group=DATA,
     )
     look_over: str = flags.look_over(group=DATA)

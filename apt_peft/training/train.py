@@ -21,6 +21,7 @@ from apt_peft.card import write_model_card
 from apt_peft.errors import ConfigError
 from apt_peft.evaluation import EvaluationResult, unreadable_by_name
 from apt_peft.scores.origin import save_test_scores
+from apt_peft.scores.run import as_tensors, score_clips
 from apt_peft.training import checkpoints, processes
 from apt_peft.training.balance import BalancedDataset
 from apt_peft.training.base import (
@@ -36,6 +37,7 @@ from apt_peft.training.clips import ClipSettings, clip_settings
 from apt_peft.training.data import RunData, load_data
 from apt_peft.training.datasets import collate
 from apt_peft.training.features import use_features
+from apt_peft.training.looking import unreadable_error
 from apt_peft.training.losses import ClassificationLoss
 from apt_peft.training.midway import SaveMidway
 from apt_peft.training.mixing import Mixing
@@ -151,7 +153,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
     if processes.world_size() > 1:
         set_seed(settings.seed + processes.rank())  # each process draws dropout masks of its own
     trainer.started = time.perf_counter()
-    with unreadable_by_name():
+    with unreadable_by_name(settings.time_limit):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = trainer.seconds
     trainer.check_weights()
@@ -192,7 +194,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         seconds=seconds,
         top1=test.top1 if test else None,
         validation_top1=(validation or {}).get("top1"),
-        skipped=data.skipped,
+        skipped=(*data.skipped, *data.lost),
         test=test,
     )
 
@@ -235,16 +237,29 @@ def _trainer(model: PeftModel, settings: TrainSettings, data: RunData, folder: P
 
 
 def _score(model: PeftModel, settings: TrainSettings, data: RunData, split: str) -> EvaluationResult:
-    scores, targets = processes.score_together(
+    part = score_clips(
         model,
         data.testing(split),
+        labels=len(data.labels),
         batch_size=settings.batch_size,
         workers=settings.workers,
         precision=_precision(settings),
         progress=settings.progress,
+        on_error=settings.on_error,
+        time_limit=settings.time_limit,
     )
-    names, skipped = tuple(data.names(split)), data.skipped_of.get(split, ())
-    return EvaluationResult(data.labels, names, targets, scores, skipped)
+    numbers, lost = processes.on_first(lambda: part)  # type: ignore[misc]
+    if not numbers:
+        raise unreadable_error(list(lost.values()), len(lost))
+    order, scores, _ = as_tensors(numbers, per_view=False)
+    names, clips = data.names(split), data.splits[split]
+    return EvaluationResult(
+        data.labels,
+        tuple(names[index] for index in order),
+        torch.tensor([clips[index].label for index in order]),
+        scores,
+        (*data.skipped_of.get(split, ()), *(error.name for error in lost.values())),
+    )
 
 
 def _checkpoint_to_resume(folder: Path) -> Path | None:
@@ -313,7 +328,7 @@ def _finished(settings: TrainSettings, out: Path) -> TrainResult:
         seconds=values["training_seconds"],
         top1=(values["result"]["test"] or {}).get("top1"),
         validation_top1=(values["result"]["validation"] or {}).get("top1"),
-        skipped=tuple(values["data"]["skipped"]),
+        skipped=(*values["data"]["skipped"], *values["data"].get("lost_while_training", ())),
     )
 
 

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import json
+import multiprocessing
 import os
 import pickle
 import queue
@@ -74,7 +75,7 @@ def guarded(
     """
     check_time_limit(time_limit)
     count = max(1, min(workers or os.cpu_count() or 1, len(items)))
-    crew = _Crew(work, time_limit, transforms) if hasattr(os, "fork") else _Here(work)
+    crew = crew_for(work, time_limit=time_limit, transforms=transforms)
     results: list[Result | UnreadableVideoError] = []
     try:
         with ThreadPoolExecutor(count) as pool:
@@ -89,6 +90,17 @@ def guarded(
     finally:
         crew.close()
     return results
+
+
+def crew_for(work: Callable[[Any], Any], *, time_limit: float, transforms: bool = False) -> "_Here":
+    """What works on one item after another by the rules of `guarded`: `do(item, name)`, and `close()` at the end.
+
+    Args:
+        work: as for `guarded`.
+        time_limit: as for `guarded`.
+        transforms: as for `guarded`.
+    """
+    return _Crew(work, time_limit, transforms) if hasattr(os, "fork") else _Here(work)
 
 
 def check_time_limit(time_limit: float) -> None:
@@ -240,7 +252,8 @@ class _Parent:
 
     def __init__(self) -> None:
         here, there = socket.socketpair()
-        self.control, self.lock, self.owner = here, threading.Lock(), os.getpid()
+        # Workers of a data loader, which are forked from this process, ask as well.
+        self.control, self.lock, self.owner = here, multiprocessing.get_context("fork").Lock(), os.getpid()
         place = Path(__file__).parents[1]
         with there:
             # One thread for each library: workers are as many as there are cores, and what forks should have no threads.
@@ -278,10 +291,10 @@ _running: _Parent | None = None
 
 
 def _parent(new_for: _Parent | None = None) -> _Parent:
-    """The one of this process, which is started where there is none, or where one turned out to be gone."""
+    """The one of this process and its forks, which is started where there is none, or where one turned out to be gone."""
     global _running
     with _lock:
-        if _running is None or _running is new_for or _running.owner != os.getpid() or _running.control.fileno() < 0:
+        if _running is None or _running is new_for or _running.control.fileno() < 0:
             if _running is None:
                 atexit.register(_close)
             else:
