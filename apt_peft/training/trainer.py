@@ -86,6 +86,18 @@ class PromptTrainer(Trainer):
             return ShardSampler(dataset, seed=self.settings.seed, window=self.settings.shard_window)
         return super()._get_train_sampler(train_dataset)
 
+    def get_train_dataloader(self) -> Any:
+        """Trainer's loader, with a source of seeds of its own.
+
+        A loader draws a seed for its workers each time that it starts them: each epoch without any, and once where they stay. From
+        torch's own state, dropout would depend on their number, and a resumed run would go on otherwise.
+        """
+        loader = super().get_train_dataloader()
+        for part in (loader, getattr(loader, "base_dataloader", None)):  # Accelerate's holds another
+            if part is not None:
+                part.generator = torch.Generator().manual_seed(self.settings.seed)
+        return loader
+
     def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
         """Batches of an optimizer step; clips that only fill up an epoch's last ones lose their labels, and don't count."""
         batches, count = super().get_batch_samples(map(self._without_repeats, epoch_iterator), *args, **kwargs)

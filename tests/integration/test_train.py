@@ -339,7 +339,7 @@ def test_a_clip_that_is_lost_while_training_ends_it_by_name(quick, data, tmp_pat
         DataError if workers else UnreadableVideoError,
         f"video ({clip}) must be a readable video file, but opening it failed: no such file or directory.",
     ):
-        train(quick(data=str(place), sampling="uniform", on_error="skip", val_fraction=0.0, workers=workers))
+        train(quick(data=str(place), sampling="uniform", val_fraction=0.0, workers=workers))
     assert not (tmp_path / "run").exists()
 
 
