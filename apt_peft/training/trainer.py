@@ -89,7 +89,7 @@ class PromptTrainer(Trainer):
     def get_train_dataloader(self) -> Any:
         """Trainer's loader, with a source of seeds of its own.
 
-        A loader draws a seed for its workers each time that it starts them: each epoch without any, and once where they stay. From
+        A loader draws a seed for its workers each time that it starts them: each epoch without any, once where they stay. From
         torch's own state, dropout would depend on their number, and a resumed run would go on otherwise.
         """
         loader = super().get_train_dataloader()

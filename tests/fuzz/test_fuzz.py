@@ -6,7 +6,7 @@ from damage import damaged, write_kinds
 from helpers import raises_exactly
 from run import kind_of, run
 
-from apt_peft.video import UnreadableVideoError, probe
+from apt_peft.video import Clip, ClipTransform, UnreadableVideoError, VideoDataset, probe
 
 
 def test_damaged_clips_are_decoded_or_named(tmp_path):
@@ -44,3 +44,14 @@ def test_a_codec_that_nobody_knows(tmp_path):
     message = f"video ({file}) must be a readable video file, but there is no decoder for its video."
     with raises_exactly(UnreadableVideoError, message):
         probe(file)
+
+
+def test_an_avi_that_ends_within_its_first_frame(tmp_path):
+    """Its one packet is no frame that is shown, so its table has a keyframe and no frames."""
+    whole = write_clip(tmp_path / "whole.avi", codec="mpeg4", num_frames=18).read_bytes()
+    file = tmp_path / "cut.avi"
+    file.write_bytes(whole[: whole.index(b"movi") + 150])
+    message = f"video ({file}) must be a readable video file, but no frame of it can be decoded."
+    for look in (probe, lambda path: VideoDataset([Clip(path, 0)], num_frames=2, transform=ClipTransform(16))[0]):
+        with raises_exactly(UnreadableVideoError, message):
+            look(file)
