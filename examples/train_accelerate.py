@@ -120,7 +120,8 @@ def main() -> None:
 
     put_together = partial(collate, name=base.main_input_name)
     loading = {"shuffle": True, "collate_fn": put_together, "num_workers": settings.workers}
-    loader = DataLoader(train_set, batch_size=size, drop_last=settings.drop_last, **loading)
+    seeds = torch.Generator().manual_seed(seed)  # its own, so that dropout does not depend on workers
+    loader = DataLoader(train_set, batch_size=size, drop_last=settings.drop_last, generator=seeds, **loading)
     test_loader = None
     if data.test and settings.test:
         at_once = max(1, size // (clips.segments * clips.crops))  # videos, each with all its views

@@ -5,7 +5,8 @@
 
 Each entry is a video of its own, 8 frames of 32 px of drifting blotches, in five classes and groups of four. Times of one
 process are those of the processor, so that a busy machine counts less; the audit works in two, so its time is the wall's, the
-least of several. The exponent is that of the last tenfold: 1 is linear.
+least of several. A worker's memory is its own pages, after the same work at every size. The exponent is that of the last
+tenfold: 1 is linear.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from apt_peft.cli import COMMANDS
 from apt_peft.cli import main as command
@@ -37,11 +38,12 @@ from apt_peft.video import ClipTransform, DataSplits, VideoDataset, audit, read_
 DOCS = Path(__file__).parents[2] / "docs"
 RESULTS, PICTURE = DOCS / "results" / "growth.jsonl", DOCS / "images" / "growth.png"
 CLASSES, GROUP = 5, 4
+WORK = 500  # clips that a worker reads, whatever the list
 STEPS = {
     "start-up": "start-up: list to data set, with its fingerprint",
     "audit": "audit: check --no-decode, equal and similar videos",
     "split": "split: apt-peft lists by group",
-    "worker": "memory of a worker after an epoch",
+    "worker": "memory of a worker that knows the list",
 }
 QUICK = ("start-up", "split")  # repeated at every size
 UNITS = {"start-up": "seconds", "audit": "seconds", "split": "seconds", "worker": "bytes"}
@@ -126,15 +128,31 @@ def split(root: Path, entries: Path) -> float:
     return time.process_time() - start
 
 
+class SameWork(Dataset):
+    """As many clips from a short list as from a long one, then a touch of every entry; each item is the worker's memory.
+
+    A worker shares the list with its parent until it writes there, and to look at an object of Python is to count it. After the
+    last item every entry has been looked at and named, so that no more of the list can come to be its own.
+    """
+
+    def __init__(self, clips: VideoDataset) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return WORK + 1
+
+    def __getitem__(self, index: int) -> int:
+        if index < WORK:
+            self.clips[index * len(self.clips) // WORK]
+        else:
+            assert all(clip.name and clip.label is not None for clip in self.clips.clips)
+        return private_bytes()
+
+
 def worker(root: Path, entries: Path) -> float:
-    """Bytes of a loader's worker that it shares with no other process, after it has read every clip."""
-    loader = DataLoader(data_set(read_data(root, train_list=entries)), batch_size=5, num_workers=1)
-    batches, found = iter(loader), 0
-    for number, _ in enumerate(batches):
-        if number % 100 == 0 or number >= len(loader) - 2:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                found = private_bytes(batches._workers[0].pid)  # type: ignore[attr-defined]
-    return found
+    """Bytes of a loader's worker that it shares with no other process, after work that does not depend on the list."""
+    dataset = SameWork(data_set(read_data(root, train_list=entries)))
+    return list(DataLoader(dataset, batch_size=None, num_workers=1, collate_fn=int))[-1]
 
 
 def worker_of_a_new_process(root: Path, entries: Path) -> float:
@@ -143,9 +161,9 @@ def worker_of_a_new_process(root: Path, entries: Path) -> float:
         return pool.submit(worker, root, entries).result()
 
 
-def private_bytes(process: int) -> int:
-    """Memory of a process that no other one shares (Linux)."""
-    table = Path(f"/proc/{process}/smaps_rollup").read_text()
+def private_bytes() -> int:
+    """Memory of this process that no other one shares (Linux)."""
+    table = Path("/proc/self/smaps_rollup").read_text()
     return 1024 * sum(int(line.split()[1]) for line in table.splitlines() if line.startswith("Private_"))
 
 
