@@ -103,6 +103,8 @@ def main() -> int:
         kills += killed
         if not killed:
             assert found == wanted
+            left = sorted({path.name for path in out.iterdir()} - set(wanted))
+            assert not left, f"left behind: {left}"
             ends += 1
             shutil.rmtree(out)
     at_last = len(content(out)) if out.exists() else 0

@@ -144,7 +144,7 @@ def _folder(out: Path, made_from: dict[str, Any]) -> Iterator[None]:
         )
     writing.mkdir(parents=True, exist_ok=True)
     with _lock(writing / LOCK, out):
-        for torn in [*out.glob(".*.tar.part"), *writing.glob(".*.part")]:
+        for torn in [*out.glob(".*.tar.part"), *out.glob(f".{INDEX}.*.part"), *writing.glob(".*.part")]:
             torn.unlink()
         if not (writing / PLAN).exists():
             write_json(writing / PLAN, made_from)

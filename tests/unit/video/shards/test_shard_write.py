@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import datasets
@@ -234,6 +236,43 @@ def test_a_run_that_ended_after_any_act_goes_on(shards, folder, tmp_path, monkey
     assert content(tmp_path / "out") == content(shards)
     kept = [name for name, time in left.items() if (tmp_path / "out" / name).stat().st_mtime_ns == time]
     assert len(kept) >= len(left) - 1, "only what no record tells to be whole is written again"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("call", "left"),
+    [
+        (1, ".plan.json.*.part"),
+        (2, ".train-000000.tar.part"),
+        (3, ".train-000000.json.*.part"),
+        (12, ".index.json.*.part"),  # the plan, five shards with a record each, and this
+        (13, None),
+    ],
+)
+def test_what_a_kill_before_a_move_leaves_is_cleared_away(shards, folder, tmp_path, call, left):
+    out = tmp_path / "out"
+    child = os.fork()
+    if child == 0:
+        replace, count = os.replace, 0
+
+        def killing(source, target):
+            nonlocal count
+            count += 1
+            if count == call:
+                os.kill(os.getpid(), signal.SIGKILL)  # no exception that could tidy up on its way
+            replace(source, target)
+
+        os.replace = killing
+        try:
+            write(folder, out, max_clips=5)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert [fnmatch(path.name, left) for path in out.rglob(".*.part")] == ([True] if left else [])
+    write(folder, out, max_clips=5)
+    assert content(out) == content(shards)
+    assert not list(out.glob(".*"))
 
 
 def test_unreadable_videos_stop_it_and_are_all_named(folder, tmp_path):
