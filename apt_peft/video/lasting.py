@@ -80,6 +80,7 @@ class LastingDataset(VideoDataset):
                 try:
                     return super().draw(place, occurrence)
                 except UnreadableVideoError as error:
+                    logger.warning("Skipped %s: %s.", error.name, error.reason)
                     self._lose(place, error)
         raise DataError(
             f"training clips ({len(self.clips)}) must be readable, but none of them is any more. Repair them."
@@ -141,13 +142,11 @@ class LastingDataset(VideoDataset):
     def _lose(self, place: int, error: UnreadableVideoError) -> None:
         self._lost[place] = 1
         self._reasons[place] = error.reason
-        logger.warning("Skipped %s: %s.", error.name, error.reason)
         if self._journal is not None:
             self._journal.parent.mkdir(parents=True, exist_ok=True)
             line = json.dumps({"name": self.clips[place].name, "reason": error.reason}) + "\n"
-            with self._journal.open(
-                "ab", buffering=0
-            ) as file:  # one write, so that lines of several processes stay whole
+            # One write, so that lines of several processes stay whole.
+            with self._journal.open("ab", buffering=0) as file:
                 file.write(line.encode())
 
 
