@@ -269,7 +269,9 @@ def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[
 
 
 def _lasting(settings: ScoringSettings) -> dict[str, Any]:
-    return {"time_limit": settings.time_limit} if settings.on_error == "skip" else {}
+    """Files are read in processes of their own, but where a worker of the loader is one already, and may end."""
+    skip = settings.on_error == "skip"
+    return {"time_limit": settings.time_limit, "on_error": settings.on_error} if skip or not settings.workers else {}
 
 
 def _readable(clips: list[Clip], settings: ScoringSettings) -> tuple[list[Clip], tuple[UnreadableVideoError, ...]]:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from apt_peft.errors import ConfigError
-from apt_peft.video import UnreadableVideoError
+from apt_peft.video import ClipTransform, UnreadableVideoError
 
 
 def work(item: str) -> str:
@@ -49,6 +51,17 @@ def process_of(item: str) -> tuple[int, int]:
     """This process and the one above it, after a moment in which another worker can take the next item."""
     time.sleep(0.05)
     return os.getpid(), os.getppid()
+
+
+class FatalTransform(ClipTransform):
+    """Ends the process that decodes a white frame, and stops one at a black frame: each frame comes here as it is decoded."""
+
+    def prepare(self, frames: torch.Tensor) -> torch.Tensor:
+        if frames.min() > 245:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if frames.max() < 10:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().prepare(frames)
 
 
 @contextmanager

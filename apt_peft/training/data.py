@@ -128,10 +128,12 @@ class RunData:
         return lost_clips(self._lasting().get("journal"))
 
     def _lasting(self) -> dict[str, Any]:
+        common: dict[str, Any] = {"time_limit": self.settings.time_limit}
         # Stored features stand under their clip's name, and nothing may stand in its place.
-        if self.settings.on_error != "skip" or self.settings.feature_cache is not None:
-            return {}
-        return {"time_limit": self.settings.time_limit, "journal": Path(self.settings.out) / CHECKPOINTS / UNREADABLE}
+        if self.settings.on_error == "skip" and self.settings.feature_cache is None:
+            return common | {"journal": Path(self.settings.out) / CHECKPOINTS / UNREADABLE}
+        # Without workers a file would end or block the run itself. What the cache keeps was read once, guarded.
+        return {} if self.settings.workers or self.cache is not None else common | {"on_error": "stop"}
 
     def _frames(self) -> FrameCache | None:
         if self.cache is None:

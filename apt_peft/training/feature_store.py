@@ -38,7 +38,7 @@ FORMAT = 1
 TENSOR, DIGEST, PART = "features", "sha256", ".part"
 DAY = 86_400
 # Of a data set, what does not decide on its features, or stands in their file's name by itself.
-ELSEWHERE = frozenset({"clips", "cache", "seed", "decoder"})
+ELSEWHERE = frozenset({"clips", "cache", "seed", "decoder", "on_error", "time_limit"})
 # Of a model's config, what does not decide on them.
 NAMES = frozenset({"id2label", "label2id", "_name_or_path", "transformers_version"})
 PACKAGES = ("torch", "torchvision", "transformers", "av")

@@ -153,7 +153,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
     if processes.world_size() > 1:
         set_seed(settings.seed + processes.rank())  # each process draws dropout masks of its own
     trainer.started = time.perf_counter()
-    with unreadable_by_name(settings.time_limit):
+    with unreadable_by_name(settings.time_limit if settings.workers else None):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = trainer.seconds
     trainer.check_weights()

@@ -19,7 +19,7 @@ from .views import VideoViews
 
 logger = logging.getLogger(__name__)
 # Attributes that the process which reads does not need.
-_OWN = frozenset({"clips", "time_limit", "_journal", "_lost", "_reasons", "_crew"})
+_OWN = frozenset({"clips", "time_limit", "on_error", "_journal", "_lost", "_reasons", "_crew"})
 
 
 class LastingDataset(VideoDataset):
@@ -30,6 +30,7 @@ class LastingDataset(VideoDataset):
 
     Args:
         clips: the videos.
+        on_error: `"skip"`; with `"stop"` a training clip that cannot be read is an error too, and nothing is remembered.
         time_limit: seconds for one file.
         journal: file that names what cannot be read, a JSON line each; what it names already is not tried again.
         **settings: of `VideoDataset`.
@@ -42,13 +43,15 @@ class LastingDataset(VideoDataset):
         self,
         clips: Sequence[Clip],
         *,
+        on_error: str = "skip",
         time_limit: float = TIME_LIMIT,
         journal: str | os.PathLike | None = None,
         **settings: Any,
     ) -> None:
         check_time_limit(time_limit)
         super().__init__(clips, **settings)
-        self.time_limit, self._journal = time_limit, None if journal is None else Path(journal)
+        self.on_error, self.time_limit = on_error, time_limit
+        self._journal = None if journal is None else Path(journal)
         known = lost_clips(self._journal)
         self._reasons = {place: known[clip.name] for place, clip in enumerate(self.clips) if clip.name in known}
         # In shared memory, so that workers hear what another one found.
@@ -70,10 +73,10 @@ class LastingDataset(VideoDataset):
             See `VideoDataset`.
 
         Raises:
-            UnreadableVideoError: a test clip cannot be read.
+            UnreadableVideoError: a test clip cannot be read, or with `"stop"` any.
             DataError: no training clip can be read.
         """
-        if not self.training:
+        if not self.training or self.on_error != "skip":
             return super().draw(index, occurrence)
         for place in self._places(index % len(self.clips)):
             if not self._lost[place]:
@@ -104,7 +107,8 @@ class LastingDataset(VideoDataset):
         try:
             return super().test_views(place)
         except UnreadableVideoError as error:
-            self._lose(place, error)
+            if self.on_error == "skip":
+                self._lose(place, error)
             raise
 
     def keep(self, clip: Clip) -> None:
