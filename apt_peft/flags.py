@@ -126,6 +126,24 @@ def decoder(group: str = "general") -> Any:
     return setting(TEXT, help, "auto", choices=DECODERS, group=group)
 
 
+def group_by(group: str = "general", default: str = "auto", what: str = "which clips stay together") -> Any:
+    """Which clips were cut from one video.
+
+    Args:
+        group: heading of `--help`.
+        default: where the flag is not given.
+        what: it decides on, the beginning of the line for `--help`.
+
+    Returns:
+        A dataclass field.
+    """
+    help = (
+        f"{what}: a regular expression for the video in their names, a file of `path group` lines, the folder they lie in, "
+        "none, or auto: as shards or the names of a public data set tell"
+    )
+    return setting(TEXT, help, default, group=group, metavar="REGEX|FILE|folder|none|auto")
+
+
 def cache_format(group: str = "general") -> Any:
     """How decoded frames are kept.
 

@@ -29,6 +29,7 @@ from apt_peft.video import Clip, UnreadableVideoError, read_data
 from apt_peft.video.backends import choose_decoder
 from apt_peft.video.clip import VIDEO_SUFFIXES
 from apt_peft.video.data import LABELS_FILE
+from apt_peft.video.groups import shared_groups
 from apt_peft.video.guard import warm_up
 from apt_peft.video.readable import errors_of, unreadable_message
 from apt_peft.video.shards.read import is_shards
@@ -253,6 +254,8 @@ def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[
     own = Path(settings.data) / LABELS_FILE
     names: Any = settings.labels or (own if own.is_file() else list(labels))
     found = flags.read_clips(settings, labels=names)
+    for warning in [*found.warnings, *shared_groups(found, settings.data)]:
+        logger.warning("%s", warning)
     split = settings.split or next((split for split in ("test", "val") if getattr(found, split)), "train")
     clips: list[Clip] = getattr(found, split)
     if not clips:

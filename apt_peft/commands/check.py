@@ -2,13 +2,16 @@
 
 import argparse
 import json
-from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
 from apt_peft import flags, settings
 from apt_peft.settings import INTEGER, NUMBER, SWITCH, TEXT, Settings, at_least, setting, within
+
+if TYPE_CHECKING:
+    from apt_peft.video import AuditReport, DataSplits
 
 EXAMPLE = """examples:
   apt-peft check clips
@@ -31,6 +34,7 @@ class CheckSettings(Settings):
     layout: str = flags.layout()
     split_number: int = flags.split_number()
     on_error: str = flags.on_error("as for train: with skip, unreadable clips do not fail")
+    group_by: str = flags.group_by(what="which clips were cut from one video, as for train")
     time_limit: float = flags.time_limit()
     num_frames: int | None = setting(INTEGER, "frames a clip, to count shorter videos", None, rule=at_least(1))
     val_fraction: float = setting(
@@ -84,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
             num_frames=chosen.num_frames,
             decode=chosen.decode,
             on_error=chosen.on_error,
+            root=chosen.data,
+            group_by=chosen.group_by,
             time_limit=chosen.time_limit,
             progress=bar.update,
         )
@@ -92,11 +98,23 @@ def run(args: argparse.Namespace) -> int:
     if chosen.sheet is not None:
         with tqdm(desc="contact sheet", unit="clip", disable=not chosen.progress, leave=False) as bar:
             write_sheet(chosen.sheet, report, splits, time_limit=chosen.time_limit, progress=bar.update)
-    usable = Counter(file.label for file in report.files if file.split == "train" and file.found is not None)
-    if not splits.val and chosen.val_fraction > 0 and len(usable) > 1 and max(usable.values()) < 2:
+    if not splits.val and chosen.val_fraction > 0:
+        _see_what_is_held_out(report, splits, chosen)
+    print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if chosen.json else report)
+    return WOULD_FAIL if report.fatal else 0
+
+
+def _see_what_is_held_out(report: "AuditReport", splits: "DataSplits", chosen: CheckSettings) -> None:
+    """Say what training would meet when it holds validation clips out."""
+    from apt_peft.video.groups import group_clips, held_out_warnings
+
+    groups, rule = group_clips(splits.train, chosen.data, group_by=chosen.group_by, layout=splits.layout)
+    report.warnings.extend(held_out_warnings(splits.train, rule, group_by=chosen.group_by))
+    files = [file for file in report.files if file.split == "train"]
+    usable = {(group, file.label) for group, file in zip(groups, files, strict=True) if file.found is not None}
+    classes = {label for _, label in usable}
+    if len(classes) > 1 and len(usable) == len(classes):
         report.problems.append(
             "No class has two training videos, so none can be held out for validation. Give validation clips, or "
             "train with --val-fraction 0."
         )
-    print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if chosen.json else report)
-    return WOULD_FAIL if report.fatal else 0

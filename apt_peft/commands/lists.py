@@ -34,14 +34,7 @@ class ListsSettings(Settings):
     pool: bool = setting(
         SWITCH, "divide all clips anew; without it, splits that the data has stay as they are", False, group=WHAT
     )
-    group_by: str = setting(
-        TEXT,
-        "which clips stay together: a regular expression for the video in their names, a file of `path group` lines, the folder "
-        "they lie in, none, or auto: as the names of a public data set tell",
-        "auto",
-        group=WHAT,
-        metavar="REGEX|FILE|folder|none|auto",
-    )
+    group_by: str = flags.group_by(WHAT)
     seed: int = setting(INTEGER, "seed of the split", 0, rule=within(0, 2**32 - 1), group=WHAT)
     overwrite: bool = setting(SWITCH, "replace lists that this command wrote to --out", False, group=WHAT)
     train_list: str | None = setting(TEXT, "file of clips, `path label` lines", None, group=DATA, metavar="FILE")

@@ -4,12 +4,15 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from apt_peft import flags, settings
 from apt_peft.settings import INTEGER, NUMBER, SWITCH, TEXT, Settings, above, at_least, setting, within
+
+if TYPE_CHECKING:
+    from apt_peft.video.shards.index import ShardIndex
 
 EXAMPLE = """examples:
   apt-peft shard clips shards
@@ -37,6 +40,7 @@ class ShardSettings(Settings):
     max_clips: int = setting(INTEGER, "clips of a shard", 10_000, rule=at_least(1))
     shuffle: bool = setting(SWITCH, "put clips into a random order; a shard then has clips of all classes", True)
     seed: int = setting(INTEGER, "seed of that order", 0, rule=within(0, 2**32 - 1))
+    group_by: str = flags.group_by(what="which clips were cut from one video, which the shards then tell")
     on_error: str = flags.on_error("when clips cannot be read")
     time_limit: float = flags.time_limit()
     verify: bool = setting(
@@ -82,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
             chosen.out,
             ShardPlan(chosen.seed, chosen.shuffle, max(int(chosen.max_megabytes * 1e6), 1), chosen.max_clips),
             root=chosen.data,
+            group_by=chosen.group_by,
             on_error=chosen.on_error,
             verify=chosen.verify,
             time_limit=chosen.time_limit,
@@ -91,11 +96,13 @@ def run(args: argparse.Namespace) -> int:
     counts, skipped = index.counts(), index.skipped
     if chosen.json:
         found: dict[str, Any] = {"out": chosen.out, "counts": counts, "skipped": [list(pair) for pair in skipped]}
+        found["grouped_by"] = index.made_from["grouped_by"]
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return 0
     for split, of_split in counts.items():
         size = of_split["bytes"] / 1e6
         print(f"{split}: {of_split['clips']} clips in {of_split['shards']} shards, {size:,.1f} MB")
+    print(f"clips of one video: {_of_one_video(index)}")
     if skipped:
         print(f"{len(skipped)} clips could not be read and were skipped:")
         print("\n".join(f"  {name}: {reason}" for name, reason in skipped))
@@ -104,3 +111,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: videos with {', '.join(sorted(suffixes))} side by side; `datasets` reads shards of one kind only")
     print(f"use them: --data {chosen.out}")
     return 0
+
+
+def _of_one_video(index: "ShardIndex") -> str:
+    rule = index.made_from["grouped_by"]
+    if rule == "none":
+        return "not known, each is taken for a video of its own (--group-by)"
+    rows = [row for shards in index.splits.values() for shard in shards for row in shard.rows]
+    return f"{len({row.group for row in rows})} videos, by the rule {rule}"

@@ -18,8 +18,10 @@ from apt_peft.training.datasets import training_dataset, video_dataset
 from apt_peft.training.looking import NAMES, SPLITS, look_over
 from apt_peft.training.options import FEATURES
 from apt_peft.training.settings import TrainSettings
-from apt_peft.video import Clip, FrameCache, hold_out
+from apt_peft.video import Clip, FrameCache
 from apt_peft.video.clip import clip_name, clip_size
+from apt_peft.video.data import hold_out_groups
+from apt_peft.video.groups import AUTO, NONE, Rule, group_clips, held_out_warnings, shared_groups
 from apt_peft.video.lasting import lost_clips
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class RunData:
         skipped_reasons: names of clips that could not be read and were left out -> what is wrong with them.
         skipped_of: their names by split.
         stored: data sets of stored features by split, which take the place of the clips.
+        rule: what told which clips were cut from one video, where validation clips were held out.
     """
 
     settings: TrainSettings
@@ -69,6 +72,7 @@ class RunData:
     skipped_reasons: dict[str, str] = field(default_factory=dict)
     skipped_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
     stored: dict[str, Any] = field(default_factory=dict)
+    rule: Rule | None = None
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -105,7 +109,7 @@ class RunData:
         shown = [
             f"{len(self.splits[split])} {name}" for split, name in zip(SPLITS, NAMES, strict=True) if self.splits[split]
         ]
-        return ", ".join(shown) + " clips" + (" (validation held out of training)" if self.held_out else "")
+        return ", ".join(shown) + " clips" + self._held_out()
 
     def as_dict(self) -> dict[str, Any]:
         """What run.json says of the data."""
@@ -114,6 +118,7 @@ class RunData:
             "fingerprint": self.fingerprint,
             "clips": {name: len(self.splits[split]) for split, name in zip(SPLITS, NAMES, strict=True)},
             "validation_held_out": self.held_out,
+            "validation_grouped_by": None if self.rule is None else self.rule.name,
             "skipped": list(self.skipped),
             "skipped_reasons": self.skipped_reasons,
             "lost_while_training": self.lost,
@@ -134,6 +139,12 @@ class RunData:
             return common | {"journal": Path(self.settings.out) / CHECKPOINTS / UNREADABLE}
         # Without workers a file would end or block the run itself. What the cache keeps was read once, guarded.
         return {} if self.settings.workers or self.cache is not None else common | {"on_error": "stop"}
+
+    def _held_out(self) -> str:
+        if not self.held_out:
+            return ""
+        grouped = self.rule is not None and self.rule.name != NONE
+        return " (validation held out of training" + (f", videos kept whole by: {self.rule})" if grouped else ")")
 
     def _frames(self) -> FrameCache | None:
         if self.cache is None:
@@ -165,7 +176,8 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
         DataError: no clips or labels to train on, or files that cannot be read, all listed.
     """
     found = flags.read_clips(settings)
-    for warning in found.warnings:
+    shared = shared_groups(found, settings.data) if settings.group_by == AUTO else []
+    for warning in [*found.warnings, *shared]:
         logger.warning("%s", warning)
     directions = _directions(found.labels)
     if directions and settings.augment != "none" and settings.flip:
@@ -182,9 +194,11 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
     data.skipped_reasons = look_over(data)
     _check_classes(settings.data, data.splits["train"], found.labels)
     if not data.splits["val"] and settings.val_fraction > 0:
-        data.splits["train"], data.splits["val"] = hold_out(
-            data.splits["train"], settings.val_fraction, settings.seed, root=settings.data, layout=found.layout
-        )
+        every = data.splits["train"]
+        groups, data.rule = group_clips(every, settings.data, group_by=settings.group_by, layout=found.layout)
+        for warning in held_out_warnings(every, data.rule, group_by=settings.group_by):
+            logger.warning("%s", warning)
+        data.splits["train"], data.splits["val"] = hold_out_groups(every, groups, settings.val_fraction, settings.seed)
         data.held_out = True
     return data
 

@@ -116,6 +116,7 @@ class TrainSettings(Settings):
         rule=within(0, 1, below=True),
         group=DATA,
     )
+    group_by: str = flags.group_by(DATA, what="which clips stay together where validation clips are held out")
     on_error: str = flags.on_error(
         "when clips cannot be read: stop and name them, or leave them out and count them, while training too",
         group=DATA,

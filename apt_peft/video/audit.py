@@ -7,13 +7,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .clip import Clip, DataSplits
+from .clip import Clip, DataSplits, original_name
 from .examine import Examination, examine_and_look
+from .groups import shared_groups
 from .guard import TIME_LIMIT, guarded
 from .naming import ClassNames, common_root, contradiction
 from .readable import check_on_error
 from .report import AuditReport, FileReport
 from .sampling import check_counts
+from .shards.source import ShardVideo
 from .similar import find_alike
 from .source import UnreadableVideoError
 
@@ -27,6 +29,8 @@ def audit(
     num_frames: int | None = None,
     decode: bool = True,
     on_error: str = "raise",
+    root: str | os.PathLike = "",
+    group_by: str = "auto",
     time_limit: float = TIME_LIMIT,
     workers: int | None = None,
     progress: Callable[[int], object] | None = None,
@@ -38,6 +42,8 @@ def audit(
         num_frames: frames in a clip (T), to count videos that are shorter.
         decode: decode every frame; without it only packets are read, and the first frame is decoded.
         on_error: as in training: with `"skip"`, unreadable files alone do not make it fail.
+        root: the data folder, which names are relative to.
+        group_by: which clips were cut from one video, see `group_clips`: those of one must not be in two splits.
         time_limit: seconds for one file.
         workers: processes, each with a file at a time; None is one for each CPU core.
         progress: called with 1 after each file.
@@ -46,7 +52,8 @@ def audit(
         What was found; unreadable files are in it and raise nothing.
 
     Raises:
-        ConfigError: an unknown `on_error`, `num_frames` below 1, or a `time_limit` that is not above 0.
+        ConfigError: an unknown `on_error`, `num_frames` below 1, a `time_limit` that is not above 0, or a `group_by` that
+            does not fit.
         MissingExtraError: PyAV is not installed.
     """
     check_on_error(on_error)
@@ -72,7 +79,7 @@ def audit(
     report.missing = splits.missing
     report.alike = _alike(files, [None if isinstance(result, UnreadableVideoError) else result[1] for result in found])
     report.problems = _problems(report, on_error)
-    report.warnings = [*splits.warnings, *_warnings(report)]
+    report.warnings = [*splits.warnings, *shared_groups(splits, root, group_by=group_by), *_warnings(report)]
     return report
 
 
@@ -81,7 +88,7 @@ def _examined(clip: Clip, decode: bool) -> "tuple[Examination, np.ndarray | None
 
 
 def _with_contrary_names(files: list[FileReport], clips: Sequence[Clip], labels: Sequence[str]) -> list[FileReport]:
-    paths = [os.path.abspath(clip.source) if isinstance(clip.source, (str, os.PathLike)) else None for clip in clips]
+    paths = [_path(clip) for clip in clips]
     root, names = common_root([path for path in paths if path is not None]), ClassNames(labels)
     told = []
     for file, path in zip(files, paths, strict=True):
@@ -91,6 +98,15 @@ def _with_contrary_names(files: list[FileReport], clips: Sequence[Clip], labels:
             file = replace(file, contrary=f'"{found[0]}" names {classes}, but its class is {labels[file.label]}')
         told.append(file)
     return told
+
+
+def _path(clip: Clip) -> str | None:
+    """Where a clip lies, or lay before it was written into a shard; None where nothing tells."""
+    if isinstance(clip.source, (str, os.PathLike)):
+        return os.path.abspath(clip.source)
+    if isinstance(clip.source, ShardVideo):
+        return os.path.join(os.sep, original_name(clip, ""))
+    return None
 
 
 def _alike(files: Sequence[FileReport], looks: "Sequence[np.ndarray | None]") -> list[list[FileReport]]:

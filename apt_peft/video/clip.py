@@ -113,6 +113,22 @@ def clip_name(clip: Clip, root: str | os.PathLike) -> str:
     return source.short_name if isinstance(source, (ShardVideo, LostVideo)) else clip.name
 
 
+def original_name(clip: Clip, root: str | os.PathLike) -> str:
+    """What a clip was called before it was written into a shard; `clip_name` of all others.
+
+    Args:
+        clip: the clip.
+        root: the data folder.
+
+    Returns:
+        With `/` between its parts; the name in the shard where that does not tell.
+    """
+    source = clip.source
+    if isinstance(source, (ShardVideo, LostVideo)):
+        return source.original or source.member or source.short_name
+    return clip_name(clip, root)
+
+
 def clip_size(clip: Clip) -> int:
     """Bytes of a clip's file; 0 where only reading it would tell.
 

@@ -171,9 +171,15 @@ def stratified_split(clips: Sequence[Clip], fraction: float, seed: int = 0) -> t
 
 
 def hold_out(
-    clips: Sequence[Clip], fraction: float, seed: int = 0, *, root: str | os.PathLike, layout: str | None = None
+    clips: Sequence[Clip],
+    fraction: float,
+    seed: int = 0,
+    *,
+    root: str | os.PathLike,
+    layout: str | None = None,
+    group_by: str = "auto",
 ) -> tuple[list[Clip], list[Clip]]:
-    """Hold out a part of every class, and no part of a video where names tell which clips were cut from one.
+    """Hold out a part of every class, and no part of a video where it is known which clips were cut from one.
 
     Args:
         clips: labelled clips.
@@ -181,15 +187,36 @@ def hold_out(
         seed: of the choice.
         root: the data folder.
         layout: name of the public data set that the clips lie as, if any.
+        group_by: which clips were cut from one video, see `group_clips`.
 
     Returns:
-        Clips to keep and clips held out, both in the given order; as `stratified_split` where names tell nothing.
+        Clips to keep and clips held out, both in the given order; as `stratified_split` where nothing tells.
+
+    Raises:
+        ConfigError: `fraction` is out of its range, or `group_by` does not fit.
+        DataError: no class has clips of two videos.
+    """
+    return hold_out_groups(clips, group_clips(clips, root, group_by=group_by, layout=layout)[0], fraction, seed)
+
+
+def hold_out_groups(
+    clips: Sequence[Clip], groups: Sequence[str], fraction: float, seed: int = 0
+) -> tuple[list[Clip], list[Clip]]:
+    """`hold_out` of clips whose groups are known.
+
+    Args:
+        clips: labelled clips.
+        groups: of each.
+        fraction: part to hold out, above 0 and below 1.
+        seed: of the choice.
+
+    Returns:
+        As `hold_out`.
 
     Raises:
         ConfigError: `fraction` is out of its range.
-        DataError: no class has clips of two videos.
+        DataError: no class has clips of two groups.
     """
-    groups, _ = group_clips(clips, root, layout=layout)
     if len(set(groups)) == len(clips):
         return stratified_split(clips, fraction, seed)
     if not 0 < fraction < 1:

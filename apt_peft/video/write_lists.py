@@ -121,7 +121,8 @@ def write_lists(
         "folds": plan.folds,
         "pool": plan.pool,
         "group_by": plan.group_by,
-        "grouped_by": rule,
+        "grouped_by": rule.name,
+        "grouped_alone": len(rule.alone),
         "fingerprint": _fingerprint(made, group, data.labels),
         "labels": data.labels,
         "clips": {split: len(entries) for split, entries in made.items()},
@@ -133,7 +134,8 @@ def write_lists(
     }
     files[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
     write_folder(out, files, overwrite=overwrite)
-    return WrittenLists(os.fspath(out), manifest, [*data.warnings, *_warnings(made, group, data.labels, plan)])
+    told = [*data.warnings, *filter(None, [rule.warning()]), *_warnings(made, group, data.labels, plan)]
+    return WrittenLists(os.fspath(out), manifest, told)
 
 
 def _check_plan(plan: SplitPlan, clips: dict[str, list[Clip]]) -> None:

@@ -16,9 +16,13 @@ from .scan import Row, Shard, scan
 
 INDEX = "index.json"
 FORMAT = "apt-peft shards"
-VERSION = 1
+VERSION = 2
+# Version 1 did not name the clips.
+_READ = (1, VERSION)
+# Columns that are there where anything is known of them, in the order of `Row`.
+_TOLD = ("names", "groups")
 # Raise it when `scan` finds out something else than before.
-_SCAN_VERSION = 1
+_SCAN_VERSION = 2
 
 
 @dataclass
@@ -105,7 +109,7 @@ def read_index(folder: Path) -> ShardIndex | None:
         raise _damaged(path, _first_line(error)) from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         return None
-    if value.get("version") != VERSION:
+    if value.get("version") not in _READ:
         raise DataError(
             f"index ({path}) must be of version {VERSION}, but it is of version {value.get('version')!r}. "
             "Update apt_peft, or delete the index: the shards are then indexed anew."
@@ -129,7 +133,7 @@ def shard_to_json(shard: Shard) -> dict[str, Any]:
     Returns:
         What JSON can hold; its file is named without a folder.
     """
-    columns = list(zip(*shard.rows, strict=True)) or [(), (), (), (), ()]
+    columns = list(zip(*shard.rows, strict=True)) or [()] * len(Row._fields)
     reasons = {str(place): reason for place, reason in enumerate(columns[4]) if reason is not None}
     return {
         "file": Path(shard.path).name,
@@ -141,6 +145,11 @@ def shard_to_json(shard: Shard) -> dict[str, Any]:
         "sizes": list(columns[2]),
         "labels": list(columns[3]),
         **({"reasons": reasons} if reasons else {}),
+        **{
+            key: list(column)
+            for key, column in zip(_TOLD, columns[5:], strict=True)
+            if any(text is not None for text in column)
+        },
     }
 
 
@@ -162,13 +171,16 @@ def shard_from_json(value: Mapping[str, Any], folder: Path) -> Shard:
         raise ValueError(f"{file!r} is no name of a file")
     reasons = {int(place): str(reason) for place, reason in value.get("reasons", {}).items()}
     rows = []
-    columns = zip(value["members"], value["offsets"], value["sizes"], value["labels"], strict=True)
-    for place, (member, offset, size, label) in enumerate(columns):
+    told = [value.get(key) or [None] * len(value["members"]) for key in _TOLD]
+    columns = zip(value["members"], value["offsets"], value["sizes"], value["labels"], *told, strict=True)
+    for place, (member, offset, size, label, name, group) in enumerate(columns):
         reason = reasons.get(place)
         numbers = _is_count(offset) and _is_count(size) and (reason is not None or offset >= 512)
         if not isinstance(member, str) or not numbers or isinstance(label, (bool, float, list, dict)):
             raise ValueError(f"row {place} of {file} is no video")
-        rows.append(Row(member, offset, size, label, reason))
+        if not all(text is None or isinstance(text, str) for text in (name, group)):
+            raise ValueError(f"row {place} of {file} has no name of a video or its group")
+        rows.append(Row(member, offset, size, label, reason, name, group))
     if not _is_count(value["size"]) or value["clips"] != len(rows):
         raise ValueError(f"the counts of {file} do not agree")
     sha256 = value["sha256"]
@@ -237,7 +249,8 @@ def write_json(path: Path, value: Any) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
+        # A name of a file may be no text: it stands there as JSON's escapes.
+        with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
             json.dump(value, file, ensure_ascii=False, separators=(",", ":"))
             file.write("\n")
             file.flush()

@@ -102,10 +102,11 @@ def read_shards(data: str | os.PathLike, names: list[str] | None = None) -> Data
                 label, reason = number(row.label) if row.reason is None else (None, row.reason)
                 if reason is None and row.label is None and labelled:
                     reason = "it has no label: neither cls nor a label in json"
+                told = (folder, row.name, row.group)
                 if reason is None:
-                    clips.append(Clip(ShardVideo(shard.path, row.member, row.offset, row.size, folder), label))
+                    clips.append(Clip(ShardVideo(shard.path, row.member, row.offset, row.size, *told), label))
                 else:
-                    clips.append(Clip(LostVideo(shard.path, row.member, reason, folder), label))
+                    clips.append(Clip(LostVideo(shard.path, row.member, reason, *told), label))
     if number.strange:
         raise unknown_labels(number.strange, number.names)
     return result
@@ -240,6 +241,8 @@ class _Folders:
     def _look(self, folder: Path) -> tuple[ShardIndex | None, dict[str, Shard]]:
         if folder not in self._known:
             index = read_index(folder)
+            if index is not None:
+                index.splits = {split: [_named(shard) for shard in shards] for split, shards in index.splits.items()}
             shards = [shard for of_split in index.splits.values() for shard in of_split] if index else []
             self._known[folder] = index, {Path(shard.path).name: shard for shard in shards}
         return self._known[folder]
@@ -247,6 +250,19 @@ class _Folders:
 
 def _lost(shard: Shard, row: Row) -> LostVideo:
     return LostVideo(shard.path, row.member, str(row.reason))
+
+
+def _named(shard: Shard) -> Shard:
+    """A shard with the names of its clips, which an index of version 1 lacks: the shard itself has them."""
+    if all(row.name is not None for row in shard.rows):
+        return shard
+    try:
+        found = {row.member: row for row in indexed(shard.path).rows}
+    except OSError:  # it is told where the shard is looked at
+        return shard
+    told = [found.get(row.member, row) for row in shard.rows]
+    rows = [row._replace(name=own.name, group=own.group) for row, own in zip(shard.rows, told, strict=True)]
+    return Shard(shard.path, shard.size, rows, shard.sha256)
 
 
 def _as_it_is(shard: Shard) -> Shard:

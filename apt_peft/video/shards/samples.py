@@ -30,10 +30,11 @@ class Sample:
         number: its place in the data, which makes the key unique.
         name: of the clip, relative to its data folder.
         labels: names of the classes.
+        group: what the clip was cut from, where that is known.
     """
 
-    def __init__(self, clip: Clip, number: int, name: str, labels: list[str]) -> None:
-        self.clip, self.file_name = clip, name
+    def __init__(self, clip: Clip, number: int, name: str, labels: list[str], group: str | None = None) -> None:
+        self.clip, self.file_name, self.group = clip, name, group
         self._file, self.size = _open(clip)
         # A key has no dots: all after the first one is the suffix, for every reader of such shards.
         stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(name).stem)[:_STEM].strip("_")
@@ -70,7 +71,7 @@ class Sample:
             tar.add(f"{self.key}.cls", len(str(self.clip.label)), [str(self.clip.label).encode()])
         known = self._json(digest.hexdigest())
         tar.add(f"{self.key}.json", len(known), [known])
-        return Row(member, offset, self.size, self.clip.label)
+        return Row(member, offset, self.size, self.clip.label, None, self.file_name, self.group)
 
     def close(self) -> None:
         """Close the video's file."""
@@ -78,6 +79,8 @@ class Sample:
 
     def _json(self, sha256: str) -> bytes:
         known = {**self._label, "name": self.file_name, "size": self.size, "sha256": sha256}
+        if self.group is not None:
+            known["group"] = self.group
         return json.dumps(known, sort_keys=True).encode()  # plain letters only: the length is that of the text
 
     def _suffix(self) -> str:

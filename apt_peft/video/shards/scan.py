@@ -16,6 +16,8 @@ from .source import BLOCK
 _KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 # Of a label or its JSON: a larger one is not what it says.
 _MOST = 1 << 20
+# Of a name or a number that is a group: longer ones are something else.
+_LONGEST, _LARGEST = 4096, 10**18
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -28,6 +30,8 @@ class Row(NamedTuple):
         size: in bytes.
         label: number or name of its class, None where it has none.
         reason: why it cannot be read, as the end of a sentence; None where it can.
+        name: what it was called before; None where nothing tells.
+        group: what it was cut from; None where nothing tells.
     """
 
     member: str
@@ -35,6 +39,8 @@ class Row(NamedTuple):
     size: int
     label: int | str | None
     reason: str | None = None
+    name: str | None = None
+    group: str | None = None
 
 
 @dataclass
@@ -129,7 +135,8 @@ def _rows(key: str, members: list[tuple[str, tarfile.TarInfo, Any]], seen: set[s
         # A sample without its video; anything else is a file that somebody put beside the samples.
         return [Row(key, 0, 0, None, "there is a label and no video under this key")] if held else []
     info = videos[0][1]
-    label, reason = _label(held)
+    told = _told(held.get("json"))
+    label, reason = _label(held, told)
     suffixes = [suffix for suffix, _, _ in members]
     if twice := sorted({suffix for suffix in suffixes if suffixes.count(suffix) > 1}):
         reason = f"its key {key} has {', '.join(twice)} twice"
@@ -141,10 +148,26 @@ def _rows(key: str, members: list[tuple[str, tarfile.TarInfo, Any]], seen: set[s
         reason = "its name leads out of the shard"
     elif not info.isreg() or info.issparse():
         reason = "it is a link or something else that holds no bytes of its own"
-    return [Row(info.name, info.offset_data, info.size, label, reason)]
+    name, group = (_text(told.get(key)) if isinstance(told, dict) else None for key in ("name", "group"))
+    return [Row(info.name, info.offset_data, info.size, label, reason, name, group)]
 
 
-def _label(held: dict[str, bytes | None]) -> tuple[int | str | None, str | None]:
+def _told(content: bytes | None) -> Any:
+    """What the JSON of a sample says; None where there is none, or nothing can be read in it."""
+    try:
+        return json.loads(content or b"")
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text(value: Any) -> str | None:
+    """A name or a number as text; None for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if -_LARGEST < value < _LARGEST else None
+    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST else None
+
+
+def _label(held: dict[str, bytes | None], told: Any) -> tuple[int | str | None, str | None]:
     """Label of a sample, and what is wrong with it."""
     if "cls" in held:
         text = (held["cls"] or b"").decode("utf-8", "replace").strip()
@@ -152,11 +175,9 @@ def _label(held: dict[str, bytes | None]) -> tuple[int | str | None, str | None]
             return None, "its label (cls) is empty"
         return (int(text) if re.fullmatch(r"-?\d{1,18}", text) else text), None
     if "json" in held:
-        try:
-            table = json.loads(held["json"] or b"")
-        except (ValueError, RecursionError):
+        if told is None:
             return None, "its JSON cannot be read"
-        value = table.get("label") if isinstance(table, dict) else None
+        value = told.get("label") if isinstance(told, dict) else None
         if value is None or (isinstance(value, (int, str)) and not isinstance(value, bool)):
             return value, None
         return None, f"its label ({value!r}) is neither a number nor a name"[:200]

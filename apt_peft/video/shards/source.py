@@ -23,6 +23,8 @@ class ShardVideo:
         offset: of its first byte in the tar file.
         size: in bytes.
         folder: that names in messages and tables are relative to.
+        original: what the video was called before, relative to its data folder; None where the shard does not tell.
+        group: what it was cut from; None where the shard does not tell.
     """
 
     shard: str
@@ -30,6 +32,8 @@ class ShardVideo:
     offset: int
     size: int
     folder: str = ""
+    original: str | None = None
+    group: str | None = None
 
     @property
     def name(self) -> str:
@@ -99,12 +103,16 @@ class LostVideo:
         member: name in it; empty where it is the shard itself that cannot be read.
         reason: as the end of a sentence without its full stop.
         folder: that names in messages and tables are relative to.
+        original: as for `ShardVideo`.
+        group: likewise.
     """
 
     shard: str
     member: str
     reason: str
     folder: str = ""
+    original: str | None = None
+    group: str | None = None
 
     @property
     def name(self) -> str:

@@ -1,9 +1,10 @@
 """Clips -> a folder of shards, which a run that was killed goes on with: what may stand in the folder, and the run."""
 
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from ...errors import ConfigError, DataError
 from ..clip import DataSplits, clip_name, clip_size
+from ..groups import AUTO, Rule, group_clips
+from ..groups import NONE as NO_GROUPS
 from ..guard import TIME_LIMIT
 from ..readable import check_on_error
 from .index import INDEX, VERSION, ShardIndex, read_index, read_json, write_json
@@ -18,6 +21,7 @@ from .read import LABELS_FILE
 from .writer import PLAN, WRITING, SplitWriter
 
 LOCK = "lock"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ def write_shards(
     plan: ShardPlan | None = None,
     *,
     root: str = "",
+    group_by: str = AUTO,
     on_error: str = "raise",
     verify: bool = False,
     time_limit: float = TIME_LIMIT,
@@ -59,14 +64,15 @@ def write_shards(
 ) -> ShardIndex:
     """Write clips into WebDataset shards, or go on where an earlier call was stopped.
 
-    For each clip, the tar files hold its video byte by byte, its label (`.cls`) and what else is known (`.json`); beside
-    them lie `labels.txt` and `index.json`. The same clips and plan give the same bytes.
+    For each clip, the tar files hold its video byte by byte, its label (`.cls`) and what else is known (`.json`: its name and
+    what it was cut from); beside them lie `labels.txt` and `index.json`. The same clips and plan give the same bytes.
 
     Args:
         splits: the clips.
         out: folder: new, empty, or of an earlier call with the same clips and plan.
         plan: order and sizes; None takes the defaults.
         root: the data folder, which names of clips are relative to.
+        group_by: which clips were cut from one video, see `group_clips`.
         on_error: `"raise"` (or `"stop"`) stops at videos that cannot be read and names all of them, `"skip"` leaves them out.
         verify: compare shards that are there with their checksums too, not by their sizes alone; those that differ are
             written anew, as are those whose size differs.
@@ -78,7 +84,8 @@ def write_shards(
         What was written, as in `index.json`.
 
     Raises:
-        ConfigError: the folder holds something else, or shards of other clips or another plan, or is being written to.
+        ConfigError: the folder holds something else, or shards of other clips or another plan, or is being written to; a
+            `group_by` that does not fit.
         DataError: videos that cannot be read, among them some that crash the decoder or block it; no clips.
         MissingExtraError: PyAV is not installed.
     """
@@ -87,10 +94,12 @@ def write_shards(
     clips = dict(splits.items())
     if not clips:
         raise DataError("splits must have clips to write, but they have none.")
+    groups, rule = _groups(splits, root, group_by)
     made_from = {
         **asdict(plan),
         "clips": {split: len(of_split) for split, of_split in clips.items()},
-        "fingerprint": _fingerprint(splits, root),
+        "grouped_by": rule.name,
+        "fingerprint": _fingerprint(splits, root, groups),
         "version": VERSION,
     }
     with _folder(out, made_from):
@@ -107,7 +116,7 @@ def write_shards(
             time_limit=time_limit,
             workers=workers,
         )
-        records = {split: writer.write(split, of_split, progress) for split, of_split in clips.items()}
+        records = {split: writer.write(split, of_split, groups[split], progress) for split, of_split in clips.items()}
         if index is None or not index.folder.joinpath(INDEX).exists() or records != before:
             index = ShardIndex(list(splits.labels), made_from, records, out)
             (out / LABELS_FILE).write_text("".join(f"{name}\n" for name in splits.labels), encoding="utf-8")
@@ -177,14 +186,28 @@ def _lock(path: Path, out: Path) -> Iterator[None]:
         yield
 
 
-def _fingerprint(splits: DataSplits, root: str) -> str:
-    """Changes with the clips' order, names, labels and sizes, and with the names of the classes."""
+def _groups(splits: DataSplits, root: str, group_by: str) -> tuple[dict[str, list[str | None]], Rule]:
+    """What each clip of a split was cut from, where a rule tells; and the rule."""
+    clips = splits.items()
+    every = [clip for _, of_split in clips for clip in of_split]
+    found, rule = group_clips(every, root, group_by=group_by, layout=splits.layout)
+    if (warning := rule.warning()) is not None:
+        logger.warning("%s", warning)
+    rest = iter(found)
+    groups = {split: [next(rest) for _ in of_split] for split, of_split in clips}
+    if rule.name == NO_GROUPS:
+        return {split: [None] * len(names) for split, names in groups.items()}, rule
+    return {split: list(names) for split, names in groups.items()}, rule
+
+
+def _fingerprint(splits: DataSplits, root: str, groups: Mapping[str, Sequence[str | None]]) -> str:
+    """Changes with the clips' order, names, groups, labels and sizes, and with the names of the classes."""
     digest = hashlib.sha256(repr(list(splits.labels)).encode())
     for split, clips in splits.items():
-        for clip in clips:
+        for clip, group in zip(clips, groups[split], strict=True):
             try:
                 size = clip_size(clip)
             except OSError:  # it is told where the clip is looked at
                 size = -1
-            digest.update(repr((split, clip_name(clip, root), clip.label, size)).encode())
+            digest.update(repr((split, clip_name(clip, root), clip.label, size, group)).encode())
     return digest.hexdigest()[:16]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import DataError
-from ..clip import Clip, clip_name
+from ..clip import Clip, clip_name, original_name
 from ..decode import probe
 from ..guard import guarded
 from ..sampling import clip_generator
@@ -63,13 +63,18 @@ class SplitWriter:
         self.time_limit, self.workers = time_limit, workers
 
     def write(
-        self, split: str, clips: Sequence[Clip], progress: Callable[[int], object] | None
+        self,
+        split: str,
+        clips: Sequence[Clip],
+        groups: Sequence[str | None],
+        progress: Callable[[int], object] | None,
     ) -> list[dict[str, Any]]:
         """Write what is not whole yet.
 
         Args:
             split: its name.
             clips: all of it.
+            groups: what each clip was cut from, where that is known.
             progress: called after each shard with its number of clips.
 
         Returns:
@@ -86,7 +91,7 @@ class SplitWriter:
             if record is None:
                 if ahead != place:
                     looked_at = _PushBack(self._look(clips, order, place))
-                record = self._write_shard(split, len(records), place, looked_at, order)
+                record = self._write_shard(split, len(records), place, looked_at, order, groups)
                 ahead = record["next"]
             records.append(record)
             place = record["next"]
@@ -118,7 +123,13 @@ class SplitWriter:
         return self.out / WRITING / f"{split}-{number:06d}.json"
 
     def _write_shard(
-        self, split: str, number: int, first: int, looked_at: "_PushBack", order: list[int]
+        self,
+        split: str,
+        number: int,
+        first: int,
+        looked_at: "_PushBack",
+        order: list[int],
+        groups: Sequence[str | None],
     ) -> dict[str, Any]:
         self._forget_index()
         path = self.out / f"{split}-{number:06d}.tar"
@@ -128,11 +139,11 @@ class SplitWriter:
             tar = TarWriter(file)
             for item in looked_at:
                 position, clip, error = item
-                name = clip_name(clip, self.root)
                 if error is not None:
-                    skipped.append([name, error.reason])
+                    skipped.append([clip_name(clip, self.root), error.reason])
                 else:
-                    sample = Sample(clip, order[position], name, self.labels)
+                    index, name = order[position], original_name(clip, self.root)
+                    sample = Sample(clip, index, name, self.labels, groups[index])
                     try:
                         if shard.rows and not self._fits(tar.size + sample.room(), len(shard.rows)):
                             looked_at.push_back(item)

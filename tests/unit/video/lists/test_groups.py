@@ -10,8 +10,8 @@ from apt_peft import ConfigError, DataError
 from apt_peft.training.clips import IMAGENET_MEAN, IMAGENET_STD, ClipSettings
 from apt_peft.training.data import load_data
 from apt_peft.training.settings import TrainSettings
-from apt_peft.video import Clip, hold_out, read_data, stratified_split
-from apt_peft.video.groups import group_clips
+from apt_peft.video import Clip, DataSplits, hold_out, read_data, stratified_split
+from apt_peft.video.groups import Rule, group_clips, shared_groups
 
 NAMES = ["a/1_x.mp4", "a/1_y.mp4", "a/deep/2_x.mp4", "b/1_x.mp4", "b/deep/3.mp4"]
 
@@ -22,17 +22,17 @@ def clips(*names: str) -> list[Clip]:
 
 def test_without_a_rule_each_clip_is_its_own():
     for group_by in ("auto", "none"):
-        assert group_clips(clips(*NAMES), "/data", group_by=group_by) == (NAMES, "none")
+        assert group_clips(clips(*NAMES), "/data", group_by=group_by) == (NAMES, Rule("none"))
 
 
 def test_by_folder():
     groups = group_clips(clips(*NAMES, "loose.mp4"), "/data", group_by="folder")
-    assert groups == (["a", "a", "a/deep", "b", "b/deep", "loose.mp4"], "folder")
+    assert groups == (["a", "a", "a/deep", "b", "b/deep", "loose.mp4"], Rule("folder"))
 
 
 def test_by_an_expression():
     found, rule = group_clips(clips(*NAMES), "/data", group_by=r"\d")
-    assert (found, rule) == (["1", "1", "2", "1", "3"], "expression")
+    assert (found, str(rule)) == (["1", "1", "2", "1", "3"], "expression")
     found, _ = group_clips(clips(*NAMES), "/data", group_by=r"(\w)/(?:deep/)?(\d)(_)?")
     assert found == ["a\0001\0_", "a\0001\0_", "a\0002\0_", "b\0001\0_", "b\0003\0"]
 
@@ -43,7 +43,7 @@ def test_by_a_file(tmp_path):
         "".join(f'"{name}" person {n // 2}\n'.replace("person ", "person-") for n, name in enumerate(NAMES))
     )
     found, rule = group_clips(clips(*NAMES), "/data", group_by=str(file))
-    assert (found, rule) == (["person-0", "person-0", "person-1", "person-1", "person-2"], "file")
+    assert (found, str(rule)) == (["person-0", "person-0", "person-1", "person-1", "person-2"], "file")
 
 
 def test_what_cannot_group(tmp_path):
@@ -92,7 +92,7 @@ def groups_of(root: Path, **settings) -> tuple[dict[str, str], str]:
     data = read_data(root, **settings)
     every = [clip for _, found in data.items() for clip in found]
     found, rule = group_clips(every, root, layout=data.layout)
-    return {Path(clip.source).name: group for clip, group in zip(every, found, strict=True)}, rule
+    return {Path(clip.source).name: group for clip, group in zip(every, found, strict=True)}, str(rule)
 
 
 def test_the_groups_of_public_data_sets(trees):
@@ -116,10 +116,52 @@ def test_the_groups_of_public_data_sets(trees):
 def test_names_tell_without_the_lists_too(trees):
     assert groups_of(trees["ucf101"] / "UCF-101")[1] == "ucf101"
     assert groups_of(trees["hmdb51"] / "hmdb51_org")[1] == "hmdb51"
-    mixed = [Clip(Path("/data/v_A_g01_c01.avi"), 0), Clip(Path("/data/other.avi"), 0)]
-    assert group_clips(mixed, "/data")[1] == "none"
     alike = [Clip(b"bytes", 0), Clip(b"other", 0)]
-    assert group_clips(alike, "/data") == ([f"{alike[0].name} 0", f"{alike[0].name} 1"], "none")
+    assert group_clips(alike, "/data") == ([f"{alike[0].name} 0", f"{alike[0].name} 1"], Rule("none"))
+
+
+def test_the_rule_that_most_names_follow(tmp_path):
+    """One name of another kind switches nothing off: it stands alone, which is told."""
+    names = [f"v_A_g{group:02}_c{clip:02}.avi" for group in (1, 2) for clip in (1, 2)]
+    found, rule = group_clips(clips(*names, "extra.avi", "more.avi"), "/data")
+    assert found == ["a_g01", "a_g01", "a_g02", "a_g02", "extra.avi", "more.avi"]
+    assert rule == Rule("ucf101", ("extra.avi", "more.avi"))
+    assert str(rule) == "ucf101 (2 clips stand alone, by another name)"
+    assert rule.warning() == (
+        "Clips of one video are known by the rule ucf101, but it tells nothing of 2 names, which stand alone: extra.avi, "
+        "more.avi."
+    )
+    assert str(group_clips(clips(*names, "extra.avi"), "/data")[1]) == "ucf101 (1 clip stands alone, by another name)"
+    # Most follow that of Kinetics, fewer that of UCF101.
+    youtube = [f"0wR5jVB-WPk_00000{n}_00001{n}.mp4" for n in range(6)]
+    found, rule = group_clips(clips(*names, *youtube), "/data")
+    assert (found[:5], rule.name) == ([*names, "0wR5jVB-WPk"], "k400")
+
+
+def test_a_rule_that_few_names_follow_is_told_and_not_taken():
+    few = clips("v_A_g01_c01.avi", "v_A_g01_c02.avi", "x.avi", "y.avi")
+    found, rule = group_clips(few, "/data")
+    assert found == ["v_A_g01_c01.avi", "v_A_g01_c02.avi", "x.avi", "y.avi"]
+    assert rule.name == str(rule) == "none"
+    assert rule.warning() == (
+        "2 of 4 names look like those of UCF101, which tell clips of one video, but they are too few to go by: each clip is "
+        "taken for a video of its own."
+    )
+    assert Rule("none").warning() is None
+    assert group_clips([], "/data") == ([], Rule("none"))
+
+
+def test_clips_of_one_video_in_several_splits_are_told():
+    one, other = (clips(f"v_A_g{group:02}_c01.avi", f"v_A_g{group:02}_c02.avi") for group in (1, 2))
+    assert shared_groups(DataSplits(train=one, test=other), "/data") == []
+    mixed = DataSplits(train=[one[0], other[0]], val=[other[1]], test=[one[1]])
+    assert shared_groups(mixed, "/data") == [
+        "Clips of one video lie in several splits (train and val and test), which flatters the score: 2 videos by the rule "
+        "ucf101, such as 'a_g01'. `apt-peft lists --pool` divides clips in files anew."
+    ]
+    assert shared_groups(DataSplits(train=one[:1], test=one[1:], layout="ucf101"), "/data") == [], "published splits"
+    assert shared_groups(DataSplits(train=one), "/data") == []
+    assert shared_groups(mixed, "/data", group_by="none") == []
 
 
 def test_validation_clips_are_held_out_by_video(trees):
@@ -150,6 +192,10 @@ def test_training_holds_out_by_video(layout_tree, tmp_path):
     found = load_data(settings, ClipSettings(4, "even", 4, 16, "crop", IMAGENET_MEAN, IMAGENET_STD, 1, 1))
     groups = {split: {name[:-7] for name in found.names(split)} for split in ("train", "val", "test")}
     assert found.held_out
+    assert found.describe() == (
+        "12 training, 6 validation, 6 test clips (validation held out of training, videos kept whole by: ucf101)"
+    )
+    assert found.as_dict()["validation_grouped_by"] == "ucf101"
     assert [len(groups[split]) for split in groups] == [6, 3, 3]
     assert len(set.union(*groups.values())) == 12
 

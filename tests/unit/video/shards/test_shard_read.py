@@ -512,10 +512,10 @@ def spoil(index, name, value):
 def test_an_index_of_a_newer_version_and_one_of_something_else(shards, folder, tmp_path):
     out = shutil.copytree(shards, tmp_path / "out")
     index = json.loads((out / "index.json").read_text())
-    (out / "index.json").write_text(json.dumps({**index, "version": 2}))
+    (out / "index.json").write_text(json.dumps({**index, "version": 3}))
     with raises_exactly(
         DataError,
-        f"index ({out / 'index.json'}) must be of version 1, but it is of version 2. Update apt_peft, or delete the index: the "
+        f"index ({out / 'index.json'}) must be of version 2, but it is of version 3. Update apt_peft, or delete the index: the "
         "shards are then indexed anew.",
     ):
         read_data(out)
