@@ -20,7 +20,7 @@ class BalancedDataset(Dataset):
     them before any comes again, from epoch to epoch, too. What is taken depends on seed and epoch only.
 
     Args:
-        dataset: training clips, with `draw(index, occurrence)`, `epoch` and `set_epoch`.
+        dataset: training clips, with `draw(index, occurrence)`, `epoch`, `set_epoch` and `clips`.
         labels: class of each of its clips.
         seed: of the order.
     """
@@ -30,6 +30,7 @@ class BalancedDataset(Dataset):
         self._places = {label: [i for i, of in enumerate(labels) if of == label] for label in sorted(set(labels))}
         self._each = -(-len(labels) // len(self._places))
         self._order: tuple[int, list[tuple[int, int]]] = (-1, [])
+        self._clips: tuple[int, list[Any]] = (-1, [])
 
     def __len__(self) -> int:
         return self._each * len(self._places)
@@ -46,6 +47,14 @@ class BalancedDataset(Dataset):
             epoch: counted from 0.
         """
         self.dataset.set_epoch(epoch)
+
+    @property
+    def clips(self) -> list[Any]:
+        """This epoch's clips, one at each position: what the order of clips in shards goes by."""
+        epoch = self.epoch
+        if self._clips[0] != epoch:
+            self._clips = epoch, [self.dataset.clips[index] for index, _ in self.order()]
+        return self._clips[1]
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Read a clip of this epoch; one that comes again is drawn anew."""

@@ -59,6 +59,7 @@ class RunData:
         skipped_reasons: names of clips that could not be read and were left out -> what is wrong with them.
         skipped_of: their names by split.
         stored: data sets of stored features by split, which take the place of the clips.
+        frames: the cache itself, once it is used.
         rule: what told which clips were cut from one video, where validation clips were held out.
     """
 
@@ -72,6 +73,7 @@ class RunData:
     skipped_reasons: dict[str, str] = field(default_factory=dict)
     skipped_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
     stored: dict[str, Any] = field(default_factory=dict)
+    frames: FrameCache | None = None
     rule: Rule | None = None
 
     @property
@@ -147,9 +149,10 @@ class RunData:
         return " (validation held out of training" + (f", videos kept whole by: {self.rule})" if grouped else ")")
 
     def _frames(self) -> FrameCache | None:
-        if self.cache is None:
-            return None
-        return FrameCache(self.cache, format=self.settings.cache_format, limit=self.settings.cache_limit)
+        if self.cache is not None and self.frames is None:  # one for all data sets: they say things once
+            settings = self.settings
+            self.frames = FrameCache(self.cache, format=settings.cache_format, limit=settings.cache_limit)
+        return self.frames
 
     def remove_own_cache(self) -> None:
         """Delete a cache that this run chose itself; a folder that the user named stays."""

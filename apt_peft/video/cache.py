@@ -25,6 +25,8 @@ SUFFIX = ".frames"
 # The last use of an entry is noted this often, in seconds; without locks, a part of this age was left behind.
 USE_NOTED = 600.0
 LEFT_BEHIND = 3600.0
+# A mark that something was said, and the seconds for which a run may still need it.
+SAID, SAID_SO = ".said", 30 * 86400.0
 
 
 class FrameCache:
@@ -58,6 +60,8 @@ class FrameCache:
                 f"cache ({self.folder}) must be a folder that can be written to, but: {error.strerror}. Choose another one."
             ) from None
         self._opened = time.time()
+        # Workers and what they come from have this name in common.
+        self._run = uuid.uuid4().hex
         self._full = self._counted = False
         self._clear_parts()
 
@@ -134,7 +138,20 @@ class FrameCache:
 
     def _stop(self, reason: str) -> None:
         self._full = True
-        logger.warning("Cache %s is filled no further (%s). Clips that are not in it are decoded.", self.folder, reason)
+        if self._first_to_say():
+            logger.warning(
+                "Cache %s is filled no further (%s). Clips that are not in it are decoded.", self.folder, reason
+            )
+
+    def _first_to_say(self) -> bool:
+        """Whether no other process that this cache was handed to has said what happens in all of them."""
+        try:
+            (self._parts / f"{self._run}{SAID}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        except OSError:  # nothing can be written there: better twice than never
+            pass
+        return True
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"
@@ -205,6 +222,8 @@ class FrameCache:
     def _clear_parts(self) -> None:
         """Delete what writers that are gone have left; a part that is being written is locked."""
         for path, state in _files(self._parts):
+            if path.suffix == SAID and state.st_mtime > time.time() - SAID_SO:
+                continue
             try:
                 with open(path, "r+b") as file:
                     if fcntl is not None:

@@ -1,5 +1,6 @@
 """Training, scoring and predicting from shards: as from loose files, and exact where a run goes on in mid-epoch."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -151,6 +152,22 @@ def test_the_command(data, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["counts"]["train"]["clips"] == 12
     assert cli.main([*words[:-1], "4"]) == 2
     assert "but seed was 3 and is 4. Repeat them, or choose another place." in capsys.readouterr().err
+
+
+def test_balanced_sampling_keeps_to_the_order_of_shards(quick, shards, monkeypatch):
+    """Each shard is opened for its clips of an epoch, and not again."""
+    read, draw = [], VideoDataset.draw
+
+    def noted(self, index, occurrence=0):
+        if self.training:
+            read.append(self.clips[index].source.shard)
+        return draw(self, index, occurrence)
+
+    monkeypatch.setattr(VideoDataset, "draw", noted)
+    train(quick(data=str(shards), balanced_sampling=True, shard_window=1, val_fraction=0.0, epochs=2, test=False))
+    assert len(read) == 24
+    for epoch in (read[:12], read[12:]):
+        assert len(list(itertools.groupby(epoch))) == len(set(epoch)) == 3
 
 
 def test_the_order_of_clips_that_lie_in_no_shard_is_as_before(quick, monkeypatch):

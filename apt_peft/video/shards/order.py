@@ -75,7 +75,7 @@ class ShardSampler(Sampler[int]):
     loop that wants equal numbers leaves `world_size` at 1 and lets Accelerate share the batches out.
 
     Args:
-        dataset: a `VideoDataset`, or anything with `clips`, `epoch` and `set_epoch`.
+        dataset: a `VideoDataset`, or anything with `clips`, which may be others in each epoch, `epoch` and `set_epoch`.
         seed: of the order.
         window: shards whose clips are mixed.
         rank: number of this process.
@@ -93,7 +93,6 @@ class ShardSampler(Sampler[int]):
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank ({rank}) must be one of the {world_size} processes, counted from 0.")
         self.dataset, self.seed, self.window, self.rank, self.world_size = dataset, seed, window, rank, world_size
-        self._blocks = shard_blocks(dataset.clips)
         # The epoch that was begun in its middle, and where.
         self._begun = (-1, 0)
 
@@ -102,7 +101,7 @@ class ShardSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         epoch, start = self.dataset.epoch, self._start()
-        order = epoch_order(self._blocks, seed=self.seed, epoch=epoch, window=self.window)
+        order = epoch_order(shard_blocks(self.dataset.clips), seed=self.seed, epoch=epoch, window=self.window)
         return iter(order[start + self.rank :: self.world_size])
 
     def state_dict(self, used: int) -> dict[str, int]:

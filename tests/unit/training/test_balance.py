@@ -8,6 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from apt_peft.training.balance import BalancedDataset
+from apt_peft.video import Clip
+from apt_peft.video.shards.order import ShardSampler, in_shards
+from apt_peft.video.shards.source import ShardVideo
 
 LABELS = [0] * 40 + [3] * 7 + [1] * 2  # no clips of class 2
 
@@ -80,6 +83,46 @@ def test_few_clips(labels):
     counts = Counter(labels[index] for index, _ in dataset.order())
     assert len(set(counts.values())) == 1
     assert len(dataset) >= len(labels)
+
+
+class InShards(Draws):
+    """The same clips, seven in a shard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clips = [Clip(ShardVideo(f"{n // 7}.tar", str(n), 512, 1), label) for n, label in enumerate(LABELS)]
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_clips_in_shards_come_shard_after_shard(window):
+    """As they do without balance; what an epoch has of each class stays."""
+    dataset = BalancedDataset(InShards(), LABELS, seed=3)
+    assert in_shards(dataset)
+    assert not in_shards(BalancedDataset(Draws(), LABELS))
+    sampler, seen = ShardSampler(dataset, seed=3, window=window), []
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        positions = list(sampler)
+        assert sorted(positions) == list(range(len(dataset)))
+        assert len(sampler) == len(positions)
+        indices = [dataset[position][1] for position in positions]
+        assert Counter(LABELS[index] for index in indices) == {0: 17, 3: 17, 1: 17}
+        shards = [index // 7 for index in indices]
+        # Once left, a window of shards does not come again.
+        windows = [set(shards[start : start + 1]) for start in (0,)]
+        for shard in shards[1:]:
+            if shard not in windows[-1]:
+                if len(windows[-1]) < window:
+                    windows[-1].add(shard)
+                else:
+                    windows.append({shard})
+        assert sum(map(len, windows)) == len(set(shards))
+        seen.append(indices)
+    assert seen[0] != seen[1] != seen[2]
+    # A run that goes on in the middle of an epoch has the rest of it.
+    later = ShardSampler(BalancedDataset(InShards(), LABELS, seed=3), seed=3, window=window)
+    later.load_state_dict(sampler.state_dict(used=20))
+    assert [later.dataset[position][1] for position in later] == seen[2][20:]
 
 
 def test_it_can_be_pickled():

@@ -1,5 +1,6 @@
 """Frames from the cache are those that were decoded, whoever else uses it, is killed, or damages it."""
 
+import logging
 import multiprocessing
 import os
 import random
@@ -11,6 +12,7 @@ import pytest
 import torch
 from clips import write_clip, write_damaged
 from helpers import raises_exactly
+from torch.utils.data import DataLoader
 
 from apt_peft.errors import ConfigError
 from apt_peft.video import (
@@ -119,6 +121,32 @@ def test_the_limit_holds_and_filling_stops(files, tmp_path, caplog):
     assert frames_of(cache, files[5], [3, 12], whole=True)[1] == 2  # and no whole video is decoded for nothing
     message = f"Cache {tmp_path} is filled no further (entries in use take {3 * one} of {3 * one + 100} bytes). "
     assert [record.getMessage() for record in caplog.records] == [message + "Clips that are not in it are decoded."]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 3])
+def test_that_it_is_full_is_said_once_by_all_workers(files, tmp_path, workers):
+    """And in each epoch's workers, which are new ones; another run says it again."""
+    handler = logging.FileHandler(tmp_path / "log")  # which workers have in common
+    logging.getLogger("apt_peft").addHandler(handler)
+    try:
+        for run in (1, 2):
+            cache = FrameCache(tmp_path / "cache", limit=HEAD.size + 20 * 3 + 3 * FRAME)
+            both = [VideoDataset([Clip(file) for file in files], num_frames=2, transform=TRANSFORM, cache=cache)] * 2
+            for dataset in both:
+                for _ in range(2):
+                    list(DataLoader(dataset, batch_size=None, num_workers=workers))
+            assert (tmp_path / "log").read_text().count("is filled no further") == run
+    finally:
+        logging.getLogger("apt_peft").removeHandler(handler)
+        handler.close()
+    FrameCache(tmp_path / "cache")
+    marks = list((tmp_path / "cache" / "parts").iterdir())
+    assert len(marks) == 2, "a run that goes on may still need them"
+    for mark in marks:
+        os.utime(mark, (1, 1))
+    FrameCache(tmp_path / "cache")
+    assert not list((tmp_path / "cache" / "parts").iterdir())
 
 
 def test_what_nobody_uses_any_more_makes_room(files, tmp_path):
