@@ -16,7 +16,7 @@ from apt_peft.errors import ConfigError, DataError, require
 from apt_peft.evaluation import EvaluationResult, finite
 from apt_peft.opening import Adapter, open_adapter, open_adapters
 from apt_peft.scores.files import check_path, save_scores, shown
-from apt_peft.scores.origin import clip_states, origin
+from apt_peft.scores.origin import clip_states, origin, with_groups
 from apt_peft.scores.run import as_tensors, forget, score_clips
 from apt_peft.scores.stream import score_each
 from apt_peft.settings import INTEGER, NUMBERS, SWITCH, TEXT, Settings, at_least, setting
@@ -189,7 +189,8 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
         if settings.save_scores:
             backbone = settings.model or adapter.model.peft_config[adapter.name].base_model_name_or_path
             place = {"name": settings.adapter, "backbone": backbone, "data": settings.data, "split": split}
-            save_scores(settings.save_scores, result, origin(adapter, clips, **place))
+            scores = with_groups(result, clips, settings.data)
+            save_scores(settings.save_scores, scores, origin(adapter, clips, **place))
         if out is not None:
             result.save(out)
         return result if processes.world_size() == 1 else replace(result, logits=None)

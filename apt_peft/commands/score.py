@@ -4,15 +4,8 @@ import argparse
 import json
 from dataclasses import dataclass
 
-from apt_peft import settings
-from apt_peft.scores.compare import (
-    MEANS,
-    ensemble,
-    ensemble_origin,
-    groups_by_pattern,
-    groups_from_file,
-    read_together,
-)
+from apt_peft import flags, settings
+from apt_peft.scores.compare import MEANS, ensemble, ensemble_origin, groups_of, read_together
 from apt_peft.scores.files import StoredScores, check_path, save_scores
 from apt_peft.scores.intervals import SAMPLES
 from apt_peft.scores.report import Drawing, as_text, report
@@ -22,7 +15,7 @@ EXAMPLE = """examples:
   apt-peft score first.safetensors
   apt-peft score first.safetensors second.safetensors
   apt-peft score seed-*.safetensors --ensemble probabilities --out together.safetensors
-  apt-peft score ucf.parquet --group-pattern '(v_.*_g[0-9]+)_'
+  apt-peft score ucf.parquet --group-by auto
 """
 WHAT, TOGETHER, SURE = "what", "together", "how sure"
 
@@ -57,11 +50,7 @@ class ScoreSettings(Settings):
         choices=("bca", "percentile"),
         group=SURE,
     )
-    group_pattern: str | None = setting(
-        TEXT, "draw videos, not clips: a regular expression; what its (group) finds in a clip's name names the video", None,
-        group=SURE, metavar="REGEX",
-    )  # fmt: skip
-    groups: str | None = setting(TEXT, "the same from a file, `clip group` lines", None, group=SURE, metavar="FILE")
+    group_by: str = flags.group_by(SURE, "none", "draw videos, not clips; clips of one video are known by")
 
     def conflicts(self) -> list[str]:
         """Values that are fine alone and not together."""
@@ -74,8 +63,6 @@ class ScoreSettings(Settings):
             ]
         elif len(self.files) < 2:
             found.append(f"ensemble ({self.ensemble}) must be of two files or more, but there is one.")
-        if self.groups is not None and self.group_pattern is not None:
-            found.append("groups and group_pattern must not be given both. Leave one out.")
         return found
 
 
@@ -101,24 +88,19 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         AptError: files that cannot be counted on, or are of different clips.
     """
-    flags = settings.from_arguments(ScoreSettings, vars(args))
-    if flags.out is not None:
-        check_path("out", flags.out)
-    files = read_together(flags.files)
-    names = files[0].result.names
-    groups = None
-    if flags.group_pattern is not None:
-        groups = groups_by_pattern(names, flags.group_pattern)
-    elif flags.groups is not None:
-        groups = groups_from_file(names, flags.groups)
+    chosen = settings.from_arguments(ScoreSettings, vars(args))
+    if chosen.out is not None:
+        check_path("out", chosen.out)
+    files = read_together(chosen.files)
+    groups = groups_of(files[0].result, chosen.group_by)
     together = None
-    if flags.ensemble is not None:
-        result = ensemble([item.result for item in files], mean=flags.ensemble, weights=flags.weights)
-        origin = ensemble_origin(files, flags.ensemble, flags.weights)
-        together = StoredScores(flags.out or f"ensemble of {len(files)}", result, origin)
-    drawing = Drawing(flags.level, flags.samples, flags.seed, flags.method, groups)
+    if chosen.ensemble is not None:
+        result = ensemble([item.result for item in files], mean=chosen.ensemble, weights=chosen.weights)
+        origin = ensemble_origin(files, chosen.ensemble, chosen.weights)
+        together = StoredScores(chosen.out or f"ensemble of {len(files)}", result, origin)
+    drawing = Drawing(chosen.level, chosen.samples, chosen.seed, chosen.method, groups)
     found = report(files, together, drawing)
-    if together is not None and flags.out is not None:
-        save_scores(flags.out, together.result, together.provenance)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if flags.json else "\n".join(as_text(found)))
+    if together is not None and chosen.out is not None:
+        save_scores(chosen.out, together.result, together.provenance)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if chosen.json else "\n".join(as_text(found)))
     return 0

@@ -1,9 +1,8 @@
 """Several files of scores: the same clips brought into one order, ensembles of them, and groups of clips."""
 
-import re
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,9 @@ from apt_peft.errors import ConfigError, DataError
 from apt_peft.scores.files import StoredScores, read_scores, shown
 from apt_peft.scores.metric import TINY
 from apt_peft.scores.result import EvaluationResult
+from apt_peft.video.groups import AUTO, NONE, group_names
 
+logger = logging.getLogger(__name__)
 MEANS = ("probabilities", "logits")
 
 
@@ -95,6 +96,7 @@ def _in_order_of(first: StoredScores, other: StoredScores) -> StoredScores:
             result.scores[rows][:, columns],
             result.skipped,
             None if result.logits is None else result.logits[rows][:, :, columns],
+            None if result.groups is None else tuple(result.groups[row] for row in rows.tolist()),
         ),
     )
 
@@ -132,56 +134,28 @@ def ensemble(
     return replace(several[0], scores=scores.float(), skipped=skipped, logits=None)
 
 
-def groups_by_pattern(names: Sequence[str], pattern: str) -> list[str]:
-    """What each clip belongs to, by its name.
+def groups_of(result: EvaluationResult, group_by: str) -> list[str] | None:
+    """What each clip was cut from.
 
     Args:
-        names: of the clips.
-        pattern: a regular expression that is looked for in each name; its first group, or all of it, names what the clip
-            belongs to.
+        result: scores of the clips.
+        group_by: as for `group_names`; `"auto"` takes what the scores were saved with, where that is known.
 
     Returns:
-        A group for each clip.
+        A group for each clip; None where each is a video of its own.
 
     Raises:
-        ConfigError: it is no regular expression.
-        DataError: names in which it is not found.
+        ConfigError: as `group_names`.
+        DataError: as `group_names`.
     """
-    try:
-        found = [re.search(pattern, name) for name in names]
-    except re.error as error:
-        raise ConfigError(f"group_pattern ({pattern}) must be a regular expression, but: {error}.") from None
-    if lost := [name for name, match in zip(names, found, strict=True) if match is None]:
-        raise DataError(
-            f"group_pattern ({pattern}) must be found in the name of every clip, but is not in {len(lost)}: {shown(lost)}."
-        )
-    return [str(match[1 if match.re.groups else 0]) for match in found if match]
-
-
-def groups_from_file(names: Sequence[str], path: str) -> list[str]:
-    """What each clip belongs to, from a file of `clip<TAB>group` or `clip group` lines.
-
-    Args:
-        names: of the clips.
-        path: of the file; clips that are not asked for may stand in it.
-
-    Returns:
-        A group for each clip.
-
-    Raises:
-        ConfigError: the file cannot be read.
-        DataError: clips that do not stand in it.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = str(getattr(error, "strerror", None) or error).lower()
-        raise ConfigError(f"groups ({path}) must be a text file that can be read, but: {reason}.") from None
-    separated = (line.rsplit("\t" if "\t" in line else None, 1) for line in lines if line.strip())
-    known: dict[str, str] = {parts[0].strip(): parts[1].strip() for parts in separated if len(parts) == 2}
-    if lost := [name for name in names if name not in known]:
-        raise DataError(f"groups ({path}) must name the group of every clip, but lacks {len(lost)}: {shown(lost)}.")
-    return [known[name] for name in names]
+    if group_by == AUTO and result.groups is not None:
+        return list(result.groups)
+    groups, rule = group_names(result.names, group_by=group_by)
+    if (warning := rule.warning()) is not None:
+        logger.warning("%s", warning)
+    elif rule.name == NONE and group_by != NONE:
+        logger.warning("Nothing tells which clips were cut from one video: clips are drawn one by one.")
+    return None if rule.name == NONE else groups
 
 
 def ensemble_origin(several: Sequence[StoredScores], mean: str, weights: Sequence[float] | None) -> dict[str, Any]:

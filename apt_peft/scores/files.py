@@ -64,8 +64,8 @@ def save_scores(path: str | Path, result: EvaluationResult, provenance: Mapping[
     """Write scores to a file, which is whole or not there.
 
     safetensors: tensors `scores` (clips, labels) and `targets` (clips,), with `logits` (clips, views, labels) where they were
-    kept; names are JSON in the metadata. Parquet: a row for each clip with `name`, `label`, `target`, `scores` and perhaps
-    `logits`; the rest is JSON in the schema's metadata.
+    kept; names and groups are JSON in the metadata. Parquet: a row for each clip with `name`, `label`, `target`, `scores` and
+    perhaps `group` and `logits`; the rest is JSON in the schema's metadata.
 
     Args:
         path: ends in `.safetensors` or `.parquet`; its folder is made.
@@ -85,6 +85,7 @@ def save_scores(path: str | Path, result: EvaluationResult, provenance: Mapping[
         "labels": _json(result.labels),
         "skipped": _json(result.skipped),
         "provenance": _json(provenance or {}),
+        **({} if result.groups is None else {"groups": _json(result.groups)}),
     }
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as begun:
@@ -125,6 +126,7 @@ def read_scores(path: str | Path) -> StoredScores:
             tensors["scores"].float(),
             skipped,
             None if tensors.get("logits") is None else tensors["logits"].float(),
+            _texts("groups", json.loads(metadata["groups"])) if "groups" in metadata else None,
         )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
@@ -153,6 +155,8 @@ def problems(result: EvaluationResult) -> list[str]:
     for name, texts in (("clips", result.names), ("classes", result.labels)):
         if twice := [text for text, count in Counter(texts).items() if count > 1]:
             found.append(f"{name} stand there more than once: {shown(twice)}")
+    if result.groups is not None and len(result.groups) != clips:
+        found.append(f"there are {len(result.groups)} groups of {clips} clips")
     wanted: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
         "scores": (scores, (clips, labels)),
         "targets": (targets, (clips,)),
@@ -239,8 +243,11 @@ def _write_parquet(path: Path, result: EvaluationResult, metadata: dict[str, str
         "target": pa.array(result.targets.numpy()),
         "scores": lists(result.scores),
     }
+    if result.groups is not None:
+        columns["group"] = pa.array(result.groups, pa.string())
     if result.logits is not None:
         columns["logits"] = lists(result.logits)
+    metadata = {name: text for name, text in metadata.items() if name != "groups"}
     parquet.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
 
 
@@ -265,4 +272,6 @@ def _read_parquet(path: str | Path) -> tuple[dict[str, str], list[str] | None, d
     tensors = {"targets": tensor("target", clips), "scores": tensor("scores", clips, labels)}
     if "logits" in table.column_names:
         tensors["logits"] = tensor("logits", clips, -1, labels)
+    if "group" in table.column_names:
+        metadata["groups"] = _json(table["group"].to_pylist())
     return metadata, table["name"].to_pylist(), tensors

@@ -4,6 +4,7 @@ import datetime
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from apt_peft.training.clips import ClipSettings
 from apt_peft.training.data import clip_name, data_fingerprint
 from apt_peft.training.record import versions
 from apt_peft.video import Clip, UnreadableVideoError
+from apt_peft.video.groups import NONE, group_clips
 from apt_peft.video.shards.source import LostVideo, ShardVideo
 
 logger = logging.getLogger(__name__)
@@ -83,6 +85,24 @@ def _fingerprint(splits: dict[str, list[Clip]], data: str) -> str | None:
         return None
 
 
+def with_groups(result: EvaluationResult, clips: Sequence[Clip], data: str) -> EvaluationResult:
+    """Scores that say which clips were cut from one video.
+
+    Args:
+        result: the scores.
+        clips: of which these are.
+        data: their folder.
+
+    Returns:
+        The scores; with groups where names or shards tell them.
+    """
+    groups, rule = group_clips(clips, data)
+    if rule.name == NONE:
+        return result
+    group = {clip_name(clip, data): group for clip, group in zip(clips, groups, strict=True)}
+    return replace(result, groups=tuple(group[name] for name in result.names))
+
+
 def save_test_scores(
     folder: Path,
     test: EvaluationResult,
@@ -112,4 +132,5 @@ def save_test_scores(
     if found := problems(test):
         logger.warning("The scores of the test clips are not saved: %s.", "; ".join(found))
         return
-    save_scores(folder / SCORES_FILE, test, origin(adapter, videos, **place))
+    scores = with_groups(test, videos, run["data"]["folder"])
+    save_scores(folder / SCORES_FILE, scores, origin(adapter, videos, **place))

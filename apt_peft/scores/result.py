@@ -29,6 +29,7 @@ class EvaluationResult:
         scores: (clips, labels) softmaxed and averaged over the views; rows sum to 1.
         skipped: names of clips that could not be read and were left out.
         logits: (clips, views, labels) of each view, where they were kept.
+        groups: what each clip was cut from, where that is known.
     """
 
     labels: tuple[str, ...]
@@ -37,6 +38,7 @@ class EvaluationResult:
     scores: Tensor
     skipped: tuple[str, ...] = ()
     logits: Tensor | None = None
+    groups: tuple[str, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from apt_peft import ConfigError, DataError
 from apt_peft.cli import main
 from apt_peft.commands.score import ScoreSettings
-from apt_peft.scores.compare import ensemble, groups_by_pattern, groups_from_file, read_together
+from apt_peft.scores.compare import ensemble, groups_of, read_together
 from apt_peft.scores.files import read_scores, save_scores
 from apt_peft.scores.intervals import bootstrap
 from apt_peft.scores.metric import difference
 from apt_peft.scores.result import EvaluationResult
+from apt_peft.video import Clip
+from apt_peft.video.groups import group_clips
 
 LABELS = tuple("lmnopqr")
 
@@ -145,45 +148,54 @@ def test_an_ensemble_of_one_model_is_that_model(files):
 
 
 def test_groups(files, tmp_path, capsys):
+    """By the same flag, in the same way, as `apt-peft lists` divides clips."""
     names = result(1).names
     wanted = [f"g{number // 3:02}" for number in range(60)]
-    assert groups_by_pattern(names, "_(g[0-9]+)_") == wanted
-    assert groups_by_pattern(names, "_g[0-9]+_") == [f"_{group}_" for group in wanted]
-    listed = tmp_path / "groups.txt"
-    listed.write_text("".join(f"{name} {group}\n" for name, group in zip(names, wanted, strict=True)) + "\nother x\n")
-    assert groups_from_file(names, str(listed)) == wanted
-    listed.write_text("with spaces.mp4\tgroup one\n")
-    assert groups_from_file(["with spaces.mp4"], str(listed)) == ["group one"]
-    found = told(capsys, files[0], "--group-pattern", "_(g[0-9]+)_")
+    found = told(capsys, files[0], "--group-by", "_(g[0-9]+)_")
     interval = bootstrap(read_scores(files[0]).result.metrics["top1"], groups=wanted)
     numbers = found["files"][0]["metrics"]["top1"]
     assert (numbers["low"], numbers["high"]) == (interval.low, interval.high)
     assert found["drawing"]["groups"] == 20
-    listed.write_text("".join(f"{name} {group}\n" for name, group in zip(names, wanted, strict=True)))
-    assert told(capsys, files[0], "--groups", str(listed))["files"] == found["files"]
-    assert main(["score", files[0], "--groups", str(listed)]) == 0
+    listed = tmp_path / "groups.txt"
+    listed.write_text("".join(f"{name} {group}\n" for name, group in zip(names, wanted, strict=True)) + "\nother x\n")
+    assert told(capsys, files[0], "--group-by", str(listed))["files"] == found["files"]
+    assert main(["score", files[0], "--group-by", str(listed)]) == 0
     assert capsys.readouterr().out.endswith("95 % intervals, bootstrap over 20 groups of clips (2000 draws, seed 0).\n")
+    clips = [Clip(Path("/data") / name, 0) for name in names]
+    for group_by in ("_(g[0-9]+)_", "g[0-9](.)_(c.)", str(listed)):
+        assert groups_of(result(1), group_by) == group_clips(clips, "/data", group_by=group_by)[0]
+    with pytest.raises(ConfigError, match=r"^group_by .* but it finds nothing in 60 of 60: v_g00_c0\.mp4, "):
+        groups_of(result(1), "_x")
 
 
-def test_groups_that_cannot_be_found(tmp_path):
-    names = ["a_g1.mp4", "b.mp4", "c.mp4"]
+@pytest.mark.parametrize("suffix", ["safetensors", "parquet"])
+def test_groups_that_scores_were_saved_with(suffix, files, tmp_path, capsys, caplog):
+    """As of clips in shards, whose names tell nothing any more; they follow the clips into another order."""
+    videos = tuple(f"video {number // 4}" for number in range(60))
+    path, other = str(tmp_path / f"with.{suffix}"), files[1]
+    save_scores(path, replace(result(1, 0.6), groups=videos))
+    assert read_scores(path).result.groups == videos
+    found = told(capsys, path, "--group-by", "auto")
+    interval = bootstrap(read_scores(path).result.metrics["top1"], groups=videos)
+    assert (
+        found["files"][0]["metrics"]["top1"] | {"low": interval.low, "high": interval.high}
+        == (found["files"][0]["metrics"]["top1"])
+    )
+    assert found["drawing"]["groups"] == 15
+    assert told(capsys, path)["drawing"]["groups"] is None
+    assert read_together([other, path])[1].result.groups == tuple(
+        videos[int(name[3:5]) * 3 + int(name[7])] for name in read_scores(other).result.names
+    )
+    assert not caplog.records
+    assert told(capsys, other, "--group-by", "auto")["drawing"]["groups"] is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "Nothing tells which clips were cut from one video: clips are drawn one by one."
+    ]
     with raises_exactly(
-        DataError, r"group_pattern (g\d) must be found in the name of every clip, but is not in 2: b.mp4, c.mp4."
+        DataError,
+        f"scores ({path}) must be ones that can be counted on, but there are 59 groups of 60 clips. Save them again.",
     ):
-        groups_by_pattern(names, r"g\d")
-    with raises_exactly(
-        ConfigError,
-        "group_pattern (g() must be a regular expression, but: missing ), unterminated subpattern at position 1.",
-    ):
-        groups_by_pattern(names, "g(")
-    path = tmp_path / "groups.txt"
-    with raises_exactly(
-        ConfigError, f"groups ({path}) must be a text file that can be read, but: no such file or directory."
-    ):
-        groups_from_file(names, str(path))
-    path.write_text("b.mp4 x\nnothing\n")
-    with raises_exactly(DataError, f"groups ({path}) must name the group of every clip, but lacks 2: a_g1.mp4, c.mp4."):
-        groups_from_file(names, str(path))
+        save_scores(path, replace(result(1), groups=videos[1:]))
 
 
 def test_the_printed_report(files, capsys):
@@ -264,7 +276,6 @@ def test_settings_that_do_not_go_together():
             {"out": "x.parquet"},
             f"out (x.parquet) {alone}",
         ),
-        ({"groups": "x", "group_pattern": "y"}, "groups and group_pattern must not be given both. Leave one out."),
         ({"level": 95}, "level (95) must be above 0 and below 1."),
         ({"samples": 10}, "samples (10) must be at least 100."),
         ({"files": ()}, "files (()) must be one text or more."),
