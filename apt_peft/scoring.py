@@ -23,7 +23,6 @@ from apt_peft.settings import INTEGER, NUMBERS, SWITCH, TEXT, Settings, at_least
 from apt_peft.training import processes
 from apt_peft.training.data import clip_name
 from apt_peft.training.datasets import video_dataset
-from apt_peft.training.looking import unreadable_error
 from apt_peft.training.record import EVALUATION
 from apt_peft.video import Clip, UnreadableVideoError, read_data
 from apt_peft.video.backends import choose_decoder
@@ -31,7 +30,7 @@ from apt_peft.video.clip import VIDEO_SUFFIXES
 from apt_peft.video.data import LABELS_FILE
 from apt_peft.video.groups import shared_groups
 from apt_peft.video.guard import warm_up
-from apt_peft.video.readable import errors_of, unreadable_message
+from apt_peft.video.readable import errors_of, unreadable_error
 from apt_peft.video.shards.read import is_shards
 
 logger = logging.getLogger(__name__)
@@ -234,7 +233,7 @@ def predict(settings: PredictSettings) -> list[dict[str, Any]]:
     errors = [*unreadable, *(clip.error for clip in found if clip.error is not None)]
     scored = [clip for clip in found if clip.error is None]
     if not scored:
-        raise DataError(unreadable_message(errors, len(errors)))
+        raise unreadable_error(errors, len(errors), settings.on_error)
     scores = finite(torch.stack([clip.scores for clip in scored]))
     best = scores.topk(min(settings.top_k, len(adapter.labels)), dim=1)
     rows = [
@@ -286,10 +285,8 @@ def _readable(clips: list[Clip], settings: ScoringSettings) -> tuple[list[Clip],
     for first, part in enumerate(processes.gather(found)):
         errors[first :: processes.world_size()] = part
     unreadable = tuple(error for error in errors if error is not None)
-    if len(unreadable) == len(clips):
-        raise DataError(unreadable_message(unreadable, len(clips)))
-    if unreadable and settings.on_error == "stop":
-        raise unreadable_error(unreadable, len(clips))
+    if len(unreadable) == len(clips) or (unreadable and settings.on_error == "stop"):
+        raise unreadable_error(unreadable, len(clips), settings.on_error)
     return [clip for clip, error in zip(clips, errors, strict=True) if error is None], unreadable
 
 
@@ -307,7 +304,7 @@ def _result(
         logger.warning("Skipped %s: %s.", error.name, error.reason)
     errors = {error.name: error for error in (*unreadable, *lost.values())}
     if not numbers:
-        raise DataError(unreadable_message(list(errors.values()), len(clips)))
+        raise unreadable_error(list(errors.values()), len(clips), settings.on_error)
     order, scores, logits = as_tensors(numbers, settings.per_view)
     scored = [readable[index] for index in order]
     return EvaluationResult(

@@ -1,15 +1,13 @@
 """Every clip of a run read before the first step, so that what cannot be read is named then, all of it at once."""
 
 import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
 from apt_peft.errors import DataError
 from apt_peft.training import processes
-from apt_peft.video import UnreadableVideoError
-from apt_peft.video.readable import errors_of, fill_cache
+from apt_peft.video.readable import errors_of, fill_cache, unreadable_error
 
 if TYPE_CHECKING:
     from apt_peft.training.data import RunData
@@ -17,23 +15,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 NAMES = ("training", "validation", "test")
-
-
-def unreadable_error(errors: Sequence[UnreadableVideoError], total: int) -> DataError:
-    """The error that lists all unreadable files.
-
-    Args:
-        errors: one a file.
-        total: files looked at.
-
-    Returns:
-        The error, to be raised.
-    """
-    lines = "\n".join(f"  {error.name}: {error.reason}" for error in errors)
-    return DataError(
-        f"videos ({len(errors)} of {total}) must be readable, but these are not. "
-        f"Repair or remove them, or leave them out with --on-error skip.\n{lines}"
-    )
 
 
 def look_over(data: "RunData") -> dict[str, str]:
@@ -68,7 +49,7 @@ def look_over(data: "RunData") -> dict[str, str]:
     found = {error.name: error for errors in processes.gather(errors) for error in errors}
     bad = {clip.name: found[clip.name] for _, clip in jobs if clip.name in found}
     if bad and settings.on_error == "stop":
-        raise unreadable_error(list(bad.values()), len(jobs))
+        raise unreadable_error(list(bad.values()), len(jobs), settings.on_error)
     for error in bad.values():
         logger.warning("Skipped %s: %s.", error.name, error.reason)
     lost = []

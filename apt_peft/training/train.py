@@ -37,7 +37,6 @@ from apt_peft.training.clips import ClipSettings, clip_settings
 from apt_peft.training.data import RunData, load_data
 from apt_peft.training.datasets import collate
 from apt_peft.training.features import use_features
-from apt_peft.training.looking import unreadable_error
 from apt_peft.training.losses import ClassificationLoss
 from apt_peft.training.midway import SaveMidway
 from apt_peft.training.mixing import Mixing
@@ -49,6 +48,7 @@ from apt_peft.training.settings import TrainSettings
 from apt_peft.training.trainer import PromptTrainer, RunCallback, training_arguments
 from apt_peft.video.backends import choose_decoder
 from apt_peft.video.guard import warm_up
+from apt_peft.video.readable import unreadable_error
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ def _score(model: PeftModel, settings: TrainSettings, data: RunData, split: str)
     )
     numbers, lost = processes.on_first(lambda: part)  # type: ignore[misc]
     if not numbers:
-        raise unreadable_error(list(lost.values()), len(lost))
+        raise unreadable_error(list(lost.values()), len(lost), settings.on_error)
     order, scores, _ = as_tensors(numbers, per_view=False)
     names, clips = data.names(split), data.splits[split]
     return EvaluationResult(

@@ -50,7 +50,7 @@ def keep_readable(
     kept = [clip for clip, error in zip(clips, errors, strict=True) if error is None]
     unreadable = [error for error in errors if error is not None]
     if unreadable and (on_error != "skip" or not kept):
-        raise DataError(unreadable_message(unreadable, len(clips)))
+        raise unreadable_error(unreadable, len(clips), on_error)
     return kept, unreadable
 
 
@@ -82,21 +82,21 @@ def errors_of(
     return guarded(work, clips, names=names, time_limit=time_limit, workers=workers, progress=progress)
 
 
-def unreadable_message(unreadable: Sequence[UnreadableVideoError], total: int) -> str:
-    """The message that lists all unreadable files.
+def unreadable_error(unreadable: Sequence[UnreadableVideoError], total: int, on_error: str) -> DataError:
+    """The error that lists all unreadable files.
 
     Args:
         unreadable: an error for each file.
         total: number of files looked at.
+        on_error: what was asked for: `"stop"`, the word of the command line, has its flag named.
 
     Returns:
-        A line for the rule and one for each file.
+        The error, to be raised: a line for the rule and one for each file.
     """
-    remedy = "Repair or remove them, or leave them out with on_error='skip'."
-    if len(unreadable) == total:
-        remedy = "Repair them."
+    flag = "--on-error skip" if on_error == STOP else "on_error='skip'"
+    remedy = "Repair them." if len(unreadable) == total else f"Repair or remove them, or leave them out with {flag}."
     lines = "\n".join(f"  {error.name}: {error.reason}" for error in unreadable)
-    return f"videos ({len(unreadable)} of {total}) must be readable, but these are not. {remedy}\n{lines}"
+    return DataError(f"videos ({len(unreadable)} of {total}) must be readable, but these are not. {remedy}\n{lines}")
 
 
 def check_on_error(on_error: str) -> None:

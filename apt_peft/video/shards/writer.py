@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...errors import DataError
 from ..clip import Clip, clip_name, original_name
 from ..decode import probe
 from ..guard import guarded
+from ..readable import unreadable_error
 from ..sampling import clip_generator
 from ..source import UnreadableVideoError
 from .index import INDEX, read_json, shard_from_json, shard_to_json, write_json
@@ -184,7 +184,7 @@ class SplitWriter:
             errors = self._errors([clips[order[position]] for position in part])
             if self.on_error != "skip" and any(errors):
                 rest = [clips[place] for place in sorted(order[first:])]
-                raise unreadable_error([error for error in self._errors(rest) if error], len(clips))
+                raise unreadable_error([error for error in self._errors(rest) if error], len(clips), self.on_error)
             for position, error in zip(part, errors, strict=True):
                 yield position, clips[order[position]], error
 
@@ -207,23 +207,6 @@ class _PushBack:
 
     def push_back(self, item: LookedAt) -> None:
         self._waiting.append(item)
-
-
-def unreadable_error(errors: Sequence[UnreadableVideoError], total: int) -> DataError:
-    """The error that lists videos that cannot be read.
-
-    Args:
-        errors: one a video.
-        total: number of videos of the split.
-
-    Returns:
-        The error, to be raised.
-    """
-    lines = "\n".join(f"  {error.name}: {error.reason}" for error in errors)
-    return DataError(
-        f"videos ({len(errors)} of {total}) must be readable to be written into shards, but these are not. Repair or remove "
-        f"them, or leave them out with --on-error skip.\n{lines}"
-    )
 
 
 def _open(clip: Clip) -> None:

@@ -281,12 +281,13 @@ def test_unreadable_videos_stop_it_and_are_all_named(folder, tmp_path):
     bad[0].write_bytes(b"")
     write_part(bad[1], folder / "train" / "wave" / "wave_3.mp4", 0.02)
     reason = "opening it failed: invalid data found when processing input"
-    with raises_exactly(
-        DataError,
-        "videos (2 of 12) must be readable to be written into shards, but these are not. Repair or remove them, or leave "
-        f"them out with --on-error skip.\n  {bad[0]}: {reason}\n  {bad[1]}: {reason}",
-    ):
-        write(root, tmp_path / "out", max_clips=2)
+    for on_error, flag in (("raise", "on_error='skip'"), ("stop", "--on-error skip")):
+        with raises_exactly(
+            DataError,
+            "videos (2 of 12) must be readable, but these are not. Repair or remove them, or leave them out with "
+            f"{flag}.\n  {bad[0]}: {reason}\n  {bad[1]}: {reason}",
+        ):
+            write(root, tmp_path / "out", max_clips=2, on_error=on_error)
     index = write(root, tmp_path / "out", max_clips=2, on_error="skip")
     assert sorted(index.skipped) == [("train/jump/jump_1.mp4", reason), ("train/wave/wave_3.mp4", reason)]
     assert index.counts()["train"]["clips"] == 10
