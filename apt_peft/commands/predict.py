@@ -45,4 +45,6 @@ def run(args: argparse.Namespace) -> int:
         print(prediction["clip"] + (f": skipped, for {prediction['error']}" if "error" in prediction else ""))
         for best in prediction["scores"]:
             print(f"  {100 * best['score']:5.1f} %  {best['label']}")
+    if skipped := sum("error" in prediction for prediction in predictions):
+        print(f"{skipped} of {len(predictions)} clips could not be read and were skipped")
     return 0

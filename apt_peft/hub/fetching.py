@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.file_download import _CACHED_NO_EXIST
 
@@ -29,6 +29,7 @@ def download(
     local_files_only: bool = False,
     optional: bool = False,
     seconds: float = SECONDS,
+    repo_type: str | None = None,
 ) -> Path | None:
     """Get one file of a repository, from the cache where it is there.
 
@@ -42,6 +43,7 @@ def download(
         local_files_only: look into the cache alone, as `HF_HUB_OFFLINE=1` does for all.
         optional: the file may be missing.
         seconds: after which nothing more is asked.
+        repo_type: `"dataset"`; a model by default. A file of a data set that is in the cache already is not read through again.
 
     Returns:
         The file in the cache, its content what the Hub says it is; None for an optional one that the repository lacks.
@@ -49,19 +51,45 @@ def download(
     Raises:
         CheckpointError: the file cannot be had, is too large, or is not what the Hub says. What came of it is deleted.
     """
-    wanted: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    wanted: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir, "repo_type": repo_type}
+    place: dict[str, Any] = {"cache_dir": cache_dir, "revision": revision, "repo_type": repo_type}
+    known = repo_type is not None and isinstance(try_to_load_from_cache(name, file, **place), str)
     try:
         path, size = _fetch(name, file, most, wanted, local_files_only, seconds)
     except FAILURES as error:
-        if optional and _is_known_to_be_missing(error, name, file, revision, cache_dir):
+        if optional and _is_known_to_be_missing(error, name, file, place):
             return None
         raise CheckpointError(
             f"{file} of {name} must be on the Hub, but {reason(error, name, file, revision)}"
         ) from None
     if path is None or size > most:
         raise CheckpointError(f"{file} of {name} must have at most {most:,} bytes, but has {size:,}. It was not read.")
-    _verify(path, name, file)
+    if not known:
+        _verify(path, name, file)
     return path
+
+
+def list_files(name: str, *, revision: str | None = None, repo_type: str | None = None) -> list[str]:
+    """The files of a repository.
+
+    Args:
+        name: `user/name`.
+        revision: branch, tag or commit; main by default.
+        repo_type: `"dataset"`; a model by default.
+
+    Returns:
+        Their paths in it.
+
+    Raises:
+        CheckpointError: the Hub cannot be asked.
+    """
+    try:
+        with bounded(SECONDS):
+            return list(HfApi().list_repo_files(name, revision=revision, repo_type=repo_type))
+    except FAILURES as error:
+        raise CheckpointError(
+            f"the files of {name} must be on the Hub, but {reason(error, name, None, revision)}"
+        ) from None
 
 
 def _fetch(
@@ -84,15 +112,13 @@ def _fetch(
         raise
 
 
-def _is_known_to_be_missing(
-    error: Exception, name: str, file: str, revision: str | None, cache_dir: str | Path | None
-) -> bool:
+def _is_known_to_be_missing(error: Exception, name: str, file: str, place: dict[str, Any]) -> bool:
     if not isinstance(error, EntryNotFoundError):
         return False
     if not isinstance(error, LocalEntryNotFoundError):
         return True
     # The cache remembers what a repository was found to lack.
-    return try_to_load_from_cache(name, file, cache_dir=cache_dir, revision=revision) is _CACHED_NO_EXIST
+    return try_to_load_from_cache(name, file, **place) is _CACHED_NO_EXIST
 
 
 def _verify(path: Path, name: str, file: str) -> None:

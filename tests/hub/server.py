@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 TOKENS = {"hf_me": "me", "hf_guest": "guest"}
-LFS = re.compile(r".*\.(safetensors|bin|pth|png)")
+LFS = re.compile(r".*\.(safetensors|bin|pth|png|tar)")
 ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -390,6 +390,7 @@ class Api(Handler):
 
 
 NAME, REVISION = r"(?P<name>[\w.-]+/[\w.-]+)", r"(?P<revision>.+?)"
+DATASET = r"(?P<name>datasets/[\w.-]+/[\w.-]+)"
 ROUTES = [
     ("GET /api/whoami-v2", "whoami"),
     ("POST /api/repos/create", "create"),
@@ -401,6 +402,10 @@ ROUTES = [
     (f"GET /api/models/{NAME}/tree/{REVISION}", "listing"),
     (f"GET /api/models/{NAME}/revision/{REVISION}", "info"),
     (f"GET /api/models/{NAME}", "info"),
+    (f"GET /api/{DATASET}/tree/{REVISION}", "listing"),
+    (f"GET /api/{DATASET}/revision/{REVISION}", "info"),
+    (f"GET /api/{DATASET}", "info"),
+    (f"(?:GET|HEAD) /{DATASET}/resolve/{REVISION}/(?P<path>.+)", "resolve"),
     (rf"POST /{NAME}\.git/info/lfs/objects/batch", "batch"),
     (f"(?:GET|HEAD) /{NAME}/resolve/{REVISION}/(?P<path>.+)", "resolve"),
 ]

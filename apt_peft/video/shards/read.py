@@ -11,10 +11,10 @@ from ..clip import SPLITS, VIDEO_SUFFIXES, Clip, DataSplits, unknown_labels
 from ..lists import MAX_LABELS, text_lines
 from .index import ShardIndex, indexed, read_index
 from .names import SUFFIX, common_folder, expand, is_tar, split_of
+from .remote import LABELS_FILE, HubShards, is_remote
 from .scan import Row, Shard
 from .source import LostVideo, ShardVideo
 
-LABELS_FILE = "labels.txt"
 _LISTS = frozenset(f"{split}.csv" for split in SPLITS)
 
 
@@ -39,7 +39,8 @@ def find_shards(data: str | os.PathLike) -> tuple[dict[str, list[Shard]], list[s
     """The shards that data names, and what is in each.
 
     Args:
-        data: a folder of shards; or names of tar files with commas between them, braces such as `{000..127}` and `*` in them.
+        data: a folder of shards; or names of tar files with commas between them, braces such as `{000..127}` and `*` in them;
+            `hf://datasets/OWNER/NAME/FILE.tar` is fetched from the Hub.
 
     Returns:
         Shards by split: as `index.json` says, or as their names begin; all are training shards where none begins with
@@ -169,8 +170,11 @@ def _paths(data: str) -> Iterator[str]:
     if os.path.isfile(data):  # a name may have braces, commas and stars in it
         yield data
         return
+    hub = HubShards()
     for name in expand(data):
-        if "*" in name and not os.path.isfile(name):
+        if is_remote(name):
+            yield from hub.fetch(name)
+        elif "*" in name and not os.path.isfile(name):
             found = sorted(glob.glob(name))
             if not found:
                 raise DataError(f"shards ({name}) must be files, but there are no such files. Check the names.")

@@ -139,11 +139,17 @@ class SplitWriter:
             tar = TarWriter(file)
             for item in looked_at:
                 position, clip, error = item
+                index, sample = order[position], None
+                if error is None:
+                    try:
+                        sample = Sample(clip, index, original_name(clip, self.root), self.labels, groups[index])
+                    except UnreadableVideoError as lost:  # it could be read when it was looked at
+                        if self.on_error != "skip":
+                            raise
+                        error = lost
                 if error is not None:
                     skipped.append([clip_name(clip, self.root), error.reason])
-                else:
-                    index, name = order[position], original_name(clip, self.root)
-                    sample = Sample(clip, index, name, self.labels, groups[index])
+                elif sample is not None:
                     try:
                         if shard.rows and not self._fits(tar.size + sample.room(), len(shard.rows)):
                             looked_at.push_back(item)

@@ -17,7 +17,7 @@ from clips import write_classes, write_part
 from helpers import raises_exactly
 
 from apt_peft.errors import ConfigError, DataError
-from apt_peft.video import Clip, DataSplits, read_data
+from apt_peft.video import Clip, DataSplits, UnreadableVideoError, read_data
 from apt_peft.video.shards import write as write_module
 from apt_peft.video.shards.index import read_index
 from apt_peft.video.shards.samples import Sample
@@ -297,6 +297,31 @@ def test_unreadable_videos_stop_it_and_are_all_named(folder, tmp_path):
     assert content(tmp_path / "at-once") == content(tmp_path / "out")
     with pytest.raises(DataError, match=r"videos \(2 of 12\) must be readable"):
         write(root, tmp_path / "out", max_clips=2)
+
+
+class Vanishing:
+    """A video that can be read when it is looked at, and not when it is written."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        self.name, self.content = name, content
+
+    def read_bytes(self) -> bytes:
+        if self.content is None:
+            raise UnreadableVideoError(self.name, "it went away")
+        content, self.content = self.content, None
+        return content
+
+
+def test_a_video_that_goes_away_meanwhile(tmp_path, video):
+    def splits() -> DataSplits:
+        return DataSplits(train=[Clip(video, 0), Clip(Vanishing("away.mp4", video), 0), Clip(video, 0)], labels=["a"])
+
+    plan = ShardPlan(shuffle=False, max_clips=2)
+    with raises_exactly(UnreadableVideoError, "video (away.mp4) must be a readable video file, but it went away."):
+        write_shards(splits(), tmp_path / "out", plan, workers=1)
+    index = write_shards(splits(), tmp_path / "skip", plan, on_error="skip", workers=1)
+    assert index.skipped == [("away.mp4", "it went away")]
+    assert [[row.member[:8] for row in shard.rows] for shard in index.splits["train"]] == [["00000000", "00000002"]]
 
 
 def test_nothing_that_can_be_read(tmp_path):
