@@ -129,7 +129,7 @@ def test_what_cannot_be_had(hub, tmp_path):
         read_data("hf://datasets/me/clips/x*.tar")
     for data, told in {
         "hf://datasets/me/clips/no.tar": "no.tar of me/clips must be on the Hub, but ",
-        "hf://datasets/me/none/0.tar": "0.tar of me/none must be on the Hub, but there is no repository me/none, or it is private",
+        "hf://datasets/me/none/0.tar": "0.tar of me/none must be on the Hub, but there is no repository me/none, or",
         "hf://datasets/me/none/*.tar": "the files of me/none must be on the Hub, but there is no repository me/none, or it is",
         "hf://datasets/me/clips@gone/deep/test-000000.tar": "deep/test-000000.tar of me/clips must be on the Hub, but it has no "
         "revision gone.",
