@@ -117,7 +117,7 @@ def read_index(folder: Path) -> ShardIndex | None:
     try:
         labels = [str(name) for name in value["labels"]]
         records = {split: records for split, records in value["splits"].items() if split in SPLITS}
-        index = ShardIndex(labels, value["made_from"], records, folder)
+        index = ShardIndex(labels, dict(value["made_from"]), records, folder)
         _ = index.counts(), index.skipped
         return index
     except (KeyError, TypeError, ValueError, AttributeError) as error:

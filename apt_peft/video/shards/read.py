@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..clip import SPLITS, VIDEO_SUFFIXES, Clip, DataSplits, unknown_labels
+from ..layouts import LAYOUTS
 from ..lists import MAX_LABELS, text_lines
 from .index import ShardIndex, indexed, read_index
 from .names import SUFFIX, common_folder, expand, is_tar, split_of
@@ -49,7 +50,10 @@ def find_shards(data: str | os.PathLike) -> tuple[dict[str, list[Shard]], list[s
     Raises:
         DataError: there are no such files, or only some names begin with a split; a damaged index; several sets of labels.
     """
-    folders = _Folders(data)
+    return _find(data, _Folders(data))
+
+
+def _find(data: str | os.PathLike, folders: "_Folders") -> tuple[dict[str, list[Shard]], list[str] | None]:
     if os.path.isdir(data):
         index = folders.index(Path(data))
         if index is not None:
@@ -84,7 +88,8 @@ def read_shards(data: str | os.PathLike, names: list[str] | None = None) -> Data
     Raises:
         DataError: there are no such shards, or no videos in them; classes that `names` lacks.
     """
-    by_split, own = find_shards(data)
+    folders = _Folders(data)
+    by_split, own = _find(data, folders)
     shards = [shard for of_split in by_split.values() for shard in of_split]
     rows = [row for shard in shards for row in shard.rows]
     if not any(row.reason is None for row in rows):
@@ -95,7 +100,7 @@ def read_shards(data: str | os.PathLike, names: list[str] | None = None) -> Data
     number = _Numbers(own, names, rows)
     labelled = any(row.label is not None for row in rows)
     folder = common_folder([shard.path for shard in shards])
-    result = DataSplits(labels=number.names)
+    result = DataSplits(labels=number.names, layout=folders.layout())
     for split, of_split in by_split.items():
         clips: list[Clip] = getattr(result, split)
         for shard in of_split:
@@ -219,6 +224,11 @@ class _Folders:
             return indexed(path)
         except OSError as error:
             return Shard(path, 0, [Row("", 0, 0, None, f"it cannot be read: {(error.strerror or str(error)).lower()}")])
+
+    def layout(self) -> str | None:
+        """The public data set that all shards were made from, or None."""
+        found = {str(index and index.made_from.get("layout")) for index, _ in self._known.values()}
+        return next((layout for layout in LAYOUTS if found == {layout}), None)
 
     def labels(self, paths: Sequence[str]) -> list[str] | None:
         """Names of the classes beside the shards; they must be the same in all folders."""

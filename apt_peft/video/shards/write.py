@@ -99,6 +99,7 @@ def write_shards(
         **asdict(plan),
         "clips": {split: len(of_split) for split, of_split in clips.items()},
         "grouped_by": rule.name,
+        "layout": splits.layout,
         "fingerprint": _fingerprint(splits, root, groups),
         "version": VERSION,
     }

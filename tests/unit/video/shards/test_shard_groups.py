@@ -67,10 +67,27 @@ def test_no_video_is_on_both_sides(ucf101, videos, monkeypatch):
     assert kept_apart(read_data("shards/train-{000000..000003}.tar").train, videos)
 
 
+@pytest.mark.parametrize("name", ["hmdb51", "k400"])
+def test_other_public_data_sets(name, layout_tree, tmp_path):
+    """Their shards are divided as their files are, and their published splits are left alone."""
+    loose = read_data(layout_tree(name), on_error="skip")
+    out = tmp_path / "shards"
+    write_shards(loose, out, root=str(layout_tree(name)), workers=1, on_error="skip")
+    ours = read_data(out)
+    assert (ours.layout, read_data(f"{out}/*.tar").layout) == (name, name)
+    assert shared_groups(ours, out) == []
+    wanted, _ = group_clips(loose.train, layout_tree(name), layout=name)
+    groups = dict(zip((original_name(clip, layout_tree(name)) for clip in loose.train), wanted, strict=True))
+    found, rule = group_clips(ours.train, out, layout=ours.layout)
+    assert rule.name == "shards"
+    assert len(set(found)) < len(found) or name == "k400"
+    assert found == [groups[original_name(clip, "")] for clip in ours.train]
+
+
 def test_what_shards_tell_of_each_clip(ucf101, layout_tree, videos):
     files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in layout_tree("ucf101").rglob("*.avi")}
     index = read_index(ucf101)
-    assert index.made_from["grouped_by"] == "ucf101"
+    assert index.made_from["grouped_by"] == index.made_from["layout"] == "ucf101"
     for shard in (shard for shards in index.splits.values() for shard in shards):
         assert [row[:5] for row in shard.rows] == [row[:5] for row in scan(shard.path).rows]
         assert [row[5:] for row in shard.rows] == [row[5:] for row in scan(shard.path).rows], "of the JSON beside it"
