@@ -8,17 +8,21 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from clips import write_clip
 from helpers import raises_exactly
 from tars import write_tar
 
 from apt_peft import cli
 from apt_peft.errors import ConfigError
+from apt_peft.scores.origin import with_groups
+from apt_peft.scores.result import EvaluationResult
+from apt_peft.scoring import EvaluateSettings, _labelled_clips
 from apt_peft.training.clips import IMAGENET_MEAN, IMAGENET_STD, ClipSettings
 from apt_peft.training.data import load_data
 from apt_peft.training.settings import TrainSettings
 from apt_peft.video import Clip, audit, hold_out, read_data
-from apt_peft.video.clip import original_name
+from apt_peft.video.clip import clip_name, original_name
 from apt_peft.video.groups import group_clips, shared_groups
 from apt_peft.video.shards.index import read_index
 from apt_peft.video.shards.scan import scan
@@ -76,12 +80,13 @@ def test_other_public_data_sets(name, layout_tree, tmp_path):
     ours = read_data(out)
     assert (ours.layout, read_data(f"{out}/*.tar").layout) == (name, name)
     assert shared_groups(ours, out) == []
-    wanted, _ = group_clips(loose.train, layout_tree(name), layout=name)
-    groups = dict(zip((original_name(clip, layout_tree(name)) for clip in loose.train), wanted, strict=True))
-    found, rule = group_clips(ours.train, out, layout=ours.layout)
+    files, clips = ([clip for _, found in splits.items() for clip in found] for splits in (loose, ours))
+    wanted, _ = group_clips(files, layout_tree(name), layout=name)
+    groups = dict(zip((original_name(clip, layout_tree(name)) for clip in files), wanted, strict=True))
+    found, rule = group_clips(clips, out, layout=ours.layout)
     assert rule.name == "shards"
     assert len(set(found)) < len(found) or name == "k400"
-    assert found == [groups[original_name(clip, "")] for clip in ours.train]
+    assert found == [groups[original_name(clip, "")] for clip in clips]
 
 
 def test_what_shards_tell_of_each_clip(ucf101, layout_tree, videos):
@@ -318,6 +323,30 @@ def test_what_cannot_be_a_name_or_a_group(tmp_path, video):
     clips = read_data(write_tar(tmp_path / "x.tar", members)).train
     assert [(clip.source.original, clip.source.group) for clip in clips] == [(None, None)] * 4 + [("\ud800", "a\0")]
     assert read_data(tmp_path / "x.tar").train == clips, "from what was kept beside it"
+
+
+@pytest.mark.parametrize("files", [True, False])
+def test_evaluation_warns_of_videos_in_two_splits_and_saves_groups(files, contents, tmp_path, caplog):
+    for split, first in (("train", 0), ("test", 6)):
+        names = [f"v_a_g{(first + n) // 4:02}_c{n:02}" for n in range(6)]
+        for n, (name, content) in enumerate(zip(names, contents[first : first + 6], strict=True)):
+            path = tmp_path / "clips" / split / "ab"[n % 2] / f"{name}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    data = tmp_path / "clips" if files else write(tmp_path / "clips", tmp_path / "shards")
+    caplog.clear()
+    split, clips = _labelled_clips(EvaluateSettings(adapter="x", data=str(data)), ["a", "b"])
+    assert (split, len(clips)) == ("test", 6)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(
+        "Clips of one video lie in several splits (train and test), which flatters the score: 1 videos by"
+    )
+    names = tuple(clip_name(clip, data) for clip in clips)
+    result = EvaluationResult(("a", "b"), names[1:], torch.zeros(5), torch.full((5, 2), 0.5))  # one could not be read
+    groups = [re.search("a_g..", original_name(clip, data))[0] for clip in clips[1:]]
+    assert list(with_groups(result, clips, str(data)).groups) == groups
+    bare = [Clip(path, 0) for path in (tmp_path / "a.mp4", tmp_path / "b.mp4")]
+    assert with_groups(result, bare, str(tmp_path)) is result
 
 
 # Names and labels.
