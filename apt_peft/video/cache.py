@@ -110,7 +110,7 @@ class FrameCache:
                 if writer is not None:
                     frame = writer.add(index, frame)
                 elif self.format == "jpeg":
-                    frame = decode_jpeg(encode_jpeg(frame))
+                    frame = decode_jpeg(encode_jpeg(frame), *frame.shape[1:])
                 if index in wanted:
                     kept[index] = frame
 

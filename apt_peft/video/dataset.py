@@ -18,6 +18,8 @@ from .sampling import check_counts, check_sampling, clip_generator, sample_frame
 from .transforms import ClipTransform
 from .views import VideoViews
 
+# uint8 frames (T, C, height, width), and the places in them of each segment's frames.
+Prepared = tuple[torch.Tensor, list[list[int]]]
 # Part of every key: raise it when prepared frames would come out otherwise.
 _CACHE_VERSION = 2
 
@@ -114,12 +116,12 @@ class VideoDataset(EpochDataset):
         if self.training:
             first = occurrence * self.repeats
             generator = clip_generator(self.seed, self.epoch, index, first)
-            frames = self._prepared(clip, generator)[0]
+            frames, (rows,) = self._prepared(clip, generator)
             if self.repeats == 1:
-                return {"pixel_values": self.transform.finish(frames, generator), **item}
+                return {"pixel_values": self.transform.finish(frames, generator, rows), **item}
             further = range(first + 1, first + self.repeats)
             draws = [clip_generator(self.seed, self.epoch, index, view) for view in further]
-            augmented = [self.transform.finish(frames, draw) for draw in (generator, *draws)]
+            augmented = [self.transform.finish(frames, draw, rows) for draw in (generator, *draws)]
             labels = {name: torch.full((self.repeats,), label) for name, label in item.items()}
             return {"pixel_values": torch.stack(augmented), **labels}
         views = self.test_views(index)
@@ -138,7 +140,11 @@ class VideoDataset(EpochDataset):
             UnreadableVideoError: the file cannot be read.
         """
         clip = self.clips[index]
-        return VideoViews(self._prepared(clip, None), self.transform, self.crops, clip.label)
+        frames, segments = self._prepared(clip, None)
+        whole = list(range(len(frames)))
+        # `index_select` copies frame by frame; `frames[rows]` goes from value to value and is many times slower.
+        cut = [frames if rows == whole else frames.index_select(0, torch.tensor(rows)) for rows in segments]
+        return VideoViews(cut, self.transform, self.crops, clip.label)
 
     def keep(self, clip: Clip) -> None:
         """Read a clip, which need not be one of these, into the cache.
@@ -151,8 +157,8 @@ class VideoDataset(EpochDataset):
         """
         self._prepared(clip, None)
 
-    def _prepared(self, clip: Clip, generator: torch.Generator | None) -> list[torch.Tensor]:
-        """Prepared uint8 frames (T, C, height, width) of each segment: decoded once, or from the cache."""
+    def _prepared(self, clip: Clip, generator: torch.Generator | None) -> Prepared:
+        """Each frame once, decoded or from the cache."""
         segments: list[list[int]] = []
         start = None if generator is None else generator.get_state()
 
@@ -175,8 +181,7 @@ class VideoDataset(EpochDataset):
                 self._key(clip), choose=choose, visit=visit, prepare=self.transform.prepare, whole=self._draws_frames
             )
         place = {index: row for row, index in enumerate(sorted({index for segment in segments for index in segment}))}
-        rows = [[place[index] for index in segment] for segment in segments]
-        return [frames if row == list(range(len(frames))) else frames[row] for row in rows]
+        return frames, [[place[index] for index in segment] for segment in segments]
 
     @property
     def _draws_frames(self) -> bool:

@@ -16,6 +16,9 @@ from .upright import Gathered, is_plain, upright
 if TYPE_CHECKING:
     import numpy as np
 
+# Pixels in all frames of a video that takes longer to share out among threads than to decode.
+FEW_PIXELS = 500_000
+
 Indices = Sequence[int] | Callable[[int], Sequence[int]]
 
 
@@ -69,7 +72,7 @@ class VideoReader:
     Args:
         source: path, bytes or held video.
         num_threads: of the decoder; 0 is one for each CPU core. Clips are read by several workers at once, so the default
-            is one; with more, do not fork afterwards: threads do not live on in a child.
+            is one; with more, do not fork afterwards: threads do not live on in a child. Very small videos take one.
         decoder: `"pyav"`; `"torchcodec"`, which decodes where it gives the frames that PyAV tells of, and leaves other files
             to PyAV; `"auto"`, which is PyAV.
 
@@ -91,6 +94,9 @@ class VideoReader:
                 self._count_frames()
             else:
                 self._num_frames = len(self._table.times)
+                width, height = self._video.size
+                if 0 < self._num_frames * width * height <= FEW_PIXELS:
+                    self._video.use_one_thread()
         except BaseException:
             self.close()
             raise

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import DataError
 from .clip import Clip
-from .dataset import VideoDataset
+from .dataset import Prepared, VideoDataset
 from .guard import TIME_LIMIT, check_time_limit, crew_for
 from .source import UnreadableVideoError
 from .views import VideoViews
@@ -115,15 +115,15 @@ class LastingDataset(VideoDataset):
         """Read a clip into the cache, in this process: this is called where files are guarded already."""
         super()._prepared(clip, None)
 
-    def _prepared(self, clip: Clip, generator: torch.Generator | None) -> list[torch.Tensor]:
+    def _prepared(self, clip: Clip, generator: torch.Generator | None) -> Prepared:
         state = None if generator is None else generator.get_state()
         found = self._reader().do((clip, state), clip.name)
         if isinstance(found, UnreadableVideoError):
             raise found
-        segments, state = found
+        prepared, state = found
         if generator is not None:
             generator.set_state(state)
-        return segments
+        return prepared
 
     def _reader(self) -> Any:
         """What reads for this process; workers of a loader, which are forked, have one each."""
@@ -180,10 +180,10 @@ class _Read:
     def __init__(self, dataset: VideoDataset) -> None:
         self.dataset = dataset
 
-    def __call__(self, item: tuple[Clip, torch.Tensor | None]) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    def __call__(self, item: tuple[Clip, torch.Tensor | None]) -> tuple[Prepared, torch.Tensor | None]:
         clip, state = item
         generator = None if state is None else torch.Generator()
         if generator is not None:
             generator.set_state(state)
-        segments = self.dataset._prepared(clip, generator)
-        return segments, None if generator is None else generator.get_state()
+        prepared = self.dataset._prepared(clip, generator)
+        return prepared, None if generator is None else generator.get_state()

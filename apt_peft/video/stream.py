@@ -50,6 +50,13 @@ class VideoStream:
         """Close the file."""
         self._container.close()
 
+    def use_one_thread(self) -> None:
+        """Have the decoder, which has decoded nothing yet, work without threads; one that has goes on as it is."""
+        context = self.stream.codec_context
+        if not context.is_open:
+            self._num_threads = context.thread_count = 1
+            context.thread_type = "NONE"
+
     def packets(self, *, again: bool = True) -> Iterator[Any]:
         """Packets up to the end of the file, or to where it breaks off.
 

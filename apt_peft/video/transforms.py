@@ -130,12 +130,16 @@ class ClipTransform:
         # In the order of memory in which the further steps are several times as fast.
         return frames if self.full_resolution else self._resize(frames).contiguous()
 
-    def finish(self, prepared: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def finish(
+        self, prepared: torch.Tensor, generator: torch.Generator | None = None, rows: Sequence[int] | None = None
+    ) -> torch.Tensor:
         """Augment, crop, flip and normalise.
 
         Args:
             prepared: uint8 (T, C, prepared height, prepared width).
             generator: draws the augmentation; None is for evaluation.
+            rows: which of the prepared frames each frame of the clip is; None is all in their order. Frames that a short
+                video repeats are made once.
 
         Returns:
             float32 (T, C, size, size).
@@ -156,7 +160,7 @@ class ClipTransform:
         flips = generator is not None and self.augment != "none" and self.flip
         if flips and float(torch.rand((), generator=generator)) < 0.5:
             clip = functional.horizontal_flip(clip)
-        clip = self.normalize(clip)
+        clip = self.normalize(clip, rows)
         return clip if generator is None or not self.random_erasing else erase(clip, self.random_erasing, generator)
 
     def finish_views(self, prepared: torch.Tensor, crops: int) -> torch.Tensor:
@@ -197,19 +201,37 @@ class ClipTransform:
         target = [side, side] if self.resize == "squash" else [side]
         return _functional().resize(frames, target, antialias=True)
 
-    def normalize(self, clip: torch.Tensor) -> torch.Tensor:
+    def normalize(self, clip: torch.Tensor, rows: Sequence[int] | None = None) -> torch.Tensor:
         """Make pixels what the model wants.
 
         Args:
             clip: uint8 or float32 in 0..1, (..., C, height, width), on any device.
+            rows: of a single clip, the frames of the result by their place in it, repeats allowed; None is all in order.
 
         Returns:
-            float32 of the same shape.
+            float32 of the same shape, with `rows` as long as these.
         """
-        functional = _functional()
-        return functional.normalize(
-            functional.to_dtype(clip, torch.float32, scale=True), list(self.mean), list(self.std)
-        ).contiguous()
+        if clip.device.type != "cpu":
+            clip = clip if rows is None else clip[rows]
+            functional = _functional()
+            scaled = functional.to_dtype(clip, torch.float32, scale=True)
+            return functional.normalize(scaled, list(self.mean), list(self.std)).contiguous()
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        shape = clip.shape if rows is None else (len(rows), *clip.shape[1:])
+        made = torch.empty(shape, dtype=torch.float32)
+        # Frame by frame, which stays in the processor's cache from step to step; the steps and their order are torchvision's.
+        places: dict[int, torch.Tensor] = {}
+        clip = clip.reshape(-1, *clip.shape[-3:])
+        for frame, row in zip(made.view(-1, *shape[-3:]), range(len(clip)) if rows is None else rows, strict=True):
+            if row in places:
+                frame.copy_(places[row])
+                continue
+            frame.copy_(clip[row])
+            if clip.dtype == torch.uint8:
+                frame.mul_(1 / 255)
+            frame.sub_(mean).div_(std)
+            places[row] = frame
+        return made
 
     def _random_box(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
         """Top, left, height, width of a random crop; torchvision's own draw cannot be given a generator."""

@@ -1,5 +1,6 @@
 """Frames from the cache are those that were decoded, whoever else uses it, is killed, or damages it."""
 
+import io
 import logging
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import pytest
 import torch
 from clips import write_clip, write_damaged
 from helpers import raises_exactly
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from apt_peft.errors import ConfigError
@@ -26,7 +28,7 @@ from apt_peft.video import (
     sample_frames,
 )
 from apt_peft.video.cache import SAID, SUFFIX
-from apt_peft.video.entry import HEAD
+from apt_peft.video.entry import HEAD, decode_jpeg, encode_jpeg
 
 FORK = multiprocessing.get_context("fork")
 TRANSFORM = ClipTransform(16)
@@ -108,6 +110,15 @@ def test_jpeg_clips_are_the_same_with_and_without_an_entry(files, tmp_path):
     assert not torch.equal(first, exact)
     assert (first.float() - exact.float()).abs().mean() < 6  # 16 x 21 pixels with hard edges
     assert size(cache) < 4 * FRAME
+
+
+@pytest.mark.parametrize("shape", [(16, 21), (1, 1), (224, 398)])
+def test_jpegs_are_read_as_pillow_opens_them(shape):
+    frame = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    content = encode_jpeg(frame)
+    with Image.open(io.BytesIO(content)) as picture:
+        opened = np.array(picture)
+    assert np.array_equal(decode_jpeg(content, *shape).permute(1, 2, 0), opened)
 
 
 def test_the_limit_holds_and_filling_stops(files, tmp_path, caplog):

@@ -25,6 +25,7 @@ from apt_peft.video import (
     VideoDataset,
     VideoReader,
     audit,
+    decode,
     probe,
     read_frames,
 )
@@ -178,11 +179,22 @@ def test_a_colon_in_a_relative_name_is_no_protocol(plain, tmp_path, monkeypatch)
 def test_more_threads_give_the_same_frames(longer):
     # In a process of its own: threads of the decoder would not live on in a worker that a later test forks.
     script = (
-        "import sys, torch\nfrom apt_peft.video import read_frames\nfile, indices = sys.argv[1], [0, 7, 31, 59]\n"
+        "import sys, torch\nfrom apt_peft.video import decode, read_frames\ndecode.FEW_PIXELS = 0\n"
+        "file, indices = sys.argv[1], [0, 7, 31, 59]\n"
         "print(all(torch.equal(read_frames(file, indices), read_frames(file, indices, num_threads=n)) for n in (0, 3)))"
     )
     out = subprocess.run([sys.executable, "-c", script, longer], capture_output=True, text=True, check=True).stdout
     assert out == "True\n"
+
+
+def test_tiny_videos_take_one_thread(longer, monkeypatch):
+    pixels = 60 * 64 * 48
+    for limit, threads in [(pixels, 1), (pixels - 1, 2)]:
+        monkeypatch.setattr(decode, "FEW_PIXELS", limit)
+        with VideoReader(longer, num_threads=2) as video:
+            assert video._video.stream.codec_context.thread_count == threads
+            if threads == 1:  # a thread would not live on in a worker that a later test forks
+                assert torch.equal(video.read([7, 59]), read_frames(longer, [7, 59]))
 
 
 def test_indices_may_depend_on_the_number_of_frames(plain):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import raises_exactly
+from torchvision.transforms.v2 import functional
 
 from apt_peft.errors import ConfigError
 from apt_peft.video import IMAGENET_MEAN, IMAGENET_STD, ClipTransform, RandAugment, clip_generator
@@ -27,6 +28,41 @@ def test_normalises_with_mean_and_std():
     assert clip.dtype == torch.float32
     assert clip.shape == (2, 3, 8, 8)
     assert torch.allclose(clip, expected[None, :, None, None].expand_as(clip))
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 7), (5, 3, 9, 7), (2, 5, 3, 9, 7)])
+def test_every_value_is_torchvisions(shape):
+    transform, draw = ClipTransform(8), torch.Generator().manual_seed(0)
+    levels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)
+    clip = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
+    for pixels in (levels, clip, clip.flip(-1).transpose(-1, -2), clip / 255):
+        expected = functional.normalize(
+            functional.to_dtype(pixels, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD
+        )
+        made = transform.normalize(pixels)
+        assert torch.equal(made, expected)
+        assert made.is_contiguous()
+        if pixels is clip and len(shape) == 4:
+            assert torch.equal(transform.normalize(pixels, [1, 0, 0, 1, 1]), expected[[1, 0, 0, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"augment": "flip", "rand_augment": "rand-m9-n2-mstd0.5-inc1", "random_erasing": 1.0},
+        {"augment": "flip", "random_resized_crop": True},
+        {"augment": "crop", "area": (0.1, 0.2)},
+        {"full_resolution": True},
+    ],
+)
+def test_repeated_frames_are_made_once_and_come_out_the_same(options):
+    transform, rows = ClipTransform(16, **options), [0, 0, 1, 2, 2, 2]
+    noise = torch.randint(0, 256, (3, 30, 50, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    prepared = transform.prepare(noise)
+    for index in range(6):
+        drawn = [clip_generator(0, 0, index) for _ in range(2)]
+        assert torch.equal(transform.finish(prepared, drawn[0], rows), transform.finish(prepared[rows], drawn[1]))
+    assert torch.equal(transform.finish(prepared, None, rows), transform.finish(prepared[rows]))
 
 
 @pytest.mark.parametrize(("resize", "shape"), [("crop", (10, 20)), ("squash", (10, 10))])
