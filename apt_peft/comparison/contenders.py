@@ -43,7 +43,18 @@ COMMON = frozenset(
             "cache",
             "cache_format",
         ),
-        *("cache_limit", "threads", "workers", "device", "save_steps", "num_frames", "size", "segments", "crops"),
+        *(
+            "cache_limit",
+            "threads",
+            "workers",
+            "prefetch",
+            "device",
+            "save_steps",
+            "num_frames",
+            "size",
+            "segments",
+            "crops",
+        ),
     }
 )
 

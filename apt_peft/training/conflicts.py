@@ -8,6 +8,8 @@ from apt_peft.training.options import option_conflicts
 
 # Methods of this package; the others are baselines.
 OWN = ("apt", "linear")
+# Batches that a worker reads ahead unless told otherwise: torch's own number.
+PREFETCH = 2
 
 
 def conflicts(settings: Any) -> list[str]:
@@ -44,6 +46,10 @@ def conflicts(settings: Any) -> list[str]:
         problems.append(
             f"warmup_epochs ({settings.warmup_epochs:g}) must not exceed epochs, but these are {settings.epochs}. "
             "Lower --warmup-epochs with --epochs, or give --warmup-fraction."
+        )
+    if settings.prefetch != PREFETCH and not settings.workers:
+        problems.append(
+            f"prefetch ({settings.prefetch}) must go with workers, which read ahead, but workers is 0. Add --workers 1 or more."
         )
     if settings.cache in ("auto", "none") and settings.cache_format != "raw":
         problems.append(

@@ -19,14 +19,14 @@ from apt_peft.settings import (
     setting,
     within,
 )
-from apt_peft.training.conflicts import OWN, conflicts
+from apt_peft.training.conflicts import OWN, PREFETCH, conflicts
 from apt_peft.training.recipes import RECIPES, plain
 
 # Settings that say where and how a run is carried out and not what comes out of it: a resumed run may change them.
 HOW_NOT_WHAT = frozenset(
     {
         *("model", "data", "out", "cache", "cache_limit", "feature_cache"),
-        *("workers", "decoder", "threads", "progress", "resume", "push_to_hub", "device"),
+        *("workers", "prefetch", "decoder", "threads", "progress", "resume", "push_to_hub", "device"),
         *("look_over", "time_limit", "save_steps", "on_error"),
     }
 )
@@ -378,6 +378,9 @@ class TrainSettings(Settings):
     )
     workers: int = setting(
         INTEGER, "processes that decode clips; 0: none besides the main one", 0, rule=at_least(0), group=MACHINE
+    )
+    prefetch: int = setting(
+        INTEGER, "batches that each of --workers reads ahead of the training", PREFETCH, rule=at_least(1), group=MACHINE
     )
     decoder: str = flags.decoder(group=MACHINE)
 

@@ -285,6 +285,7 @@ def training_arguments(settings: TrainSettings, *, folder: Path, validates: bool
         use_cpu=settings.device == "cpu" or (processes.world_size() > 1 and processes.on_cpu(settings.device)),
         dataloader_num_workers=settings.workers,
         dataloader_persistent_workers=settings.workers > 0,
+        dataloader_prefetch_factor=settings.prefetch if settings.workers else None,
         dataloader_drop_last=settings.drop_last,
         dataloader_pin_memory=on_gpu,
         save_strategy="epoch",

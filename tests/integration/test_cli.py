@@ -180,8 +180,9 @@ def test_control_c_ends_cleanly(capsys, monkeypatch, backbone, data, tmp_path):
 
 def test_control_c_in_a_process_with_workers(backbone, data, tmp_path):
     words = ["--model", str(backbone), "--data", str(data), "--out", str(tmp_path / "run"), "--epochs", "9999"]
+    words += ["--no-progress", "--workers", "1", "--prefetch", "3", "--threads", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "apt_peft", "train", *words, "--no-progress", "--workers", "1", "--threads", "1"],
+        [sys.executable, "-m", "apt_peft", "train", *words],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     end = time.monotonic() + 60

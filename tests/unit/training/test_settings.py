@@ -107,6 +107,10 @@ def test_each_rule_has_a_message(name, value, message):
             "the magnitude's deviation; inc0 or inc1, whether all operations grow with the magnitude.",
         ),
         (
+            {"prefetch": 8},
+            "prefetch (8) must go with workers, which read ahead, but workers is 0. Add --workers 1 or more.",
+        ),
+        (
             {"cache_format": "jpeg"},
             "cache_format ('jpeg') must go with a folder of the cache, since clips then are what JPEG makes of them, but cache "
             "is auto. Name one by --cache.",
@@ -237,7 +241,7 @@ def test_a_config_file_that_is_no_toml(tmp_path, content, reason):
 
 
 def test_what_decides_a_result_is_told_from_where_and_how_it_is_made():
-    one = TrainSettings(**PLACES, workers=4, threads=2, resume=True, push_to_hub="a/b", progress=False)
+    one = TrainSettings(**PLACES, workers=4, prefetch=3, threads=2, resume=True, push_to_hub="a/b", progress=False)
     assert one.what_comes_out() == TrainSettings(model="n", data="e", out="p").what_comes_out()
     assert one.what_comes_out() != TrainSettings(**PLACES, label_smoothing=0.0).what_comes_out()
 

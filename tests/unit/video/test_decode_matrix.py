@@ -37,6 +37,7 @@ ODD = {
     "hevc": "yuv444p",
     "vp8": "yuv420p",
     "vp9": "yuv420p",
+    "av1": "yuv420p",
     "mpeg4": "yuv420p",
     "mjpeg": "yuvj420p",
 }
