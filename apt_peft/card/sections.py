@@ -146,6 +146,7 @@ def _settings(facts: Facts) -> list[tuple[str, str]]:
             ("factor on the prompts", FACTORS[config.reparameterization]),
             ("dropout on the prompts", f"{config.prompt_dropout:g}"),
             *([("gate on the keys", f"{config.key_gate} directions, an addition")] if config.key_gate else []),
+            *([("norms", "those of the prompted blocks are trained, an addition")] if config.train_norms else []),
         ]
     if config.modules_to_save:
         rows.append(("trained in full", ", ".join(words.code(name) for name in config.modules_to_save)))
@@ -161,9 +162,10 @@ def _run_settings(facts: Facts) -> list[tuple[str, str]]:
     parts = ("prompts", "head") if facts.has_prompts or facts.baseline is not None else ("head",)
     names = {"prompts": facts.baseline or "prompts"}
     batch = settings["batch_size"] * settings.get("gradient_accumulation_steps", 1)
-    recipe = run.get("recipe")
+    recipe, preset = run.get("recipe"), run.get("preset")
     return [
         *([("recipe", words.recipe(recipe))] if recipe else []),
+        *([("preset", words.preset(preset))] if preset else []),
         ("frames of a clip", f"{clips['num_frames']}, {clips['sampling']}{stride}"),
         ("pixels", f"{clips['size']} x {clips['size']}, resized by {clips['resize']}"),
         ("mean, std of the pixels", f"{clips['mean']}, {clips['std']}"),

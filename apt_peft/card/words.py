@@ -67,17 +67,25 @@ def parameters(facts: Facts) -> str:
     """How many numbers were trained, where they are, and their share of all."""
     tensors = facts.files.tensors
     prompts = sum(tensor.numbers for key, tensor in tensors.items() if _of_method(key))
+    norms = sum(tensor.numbers for key, tensor in tensors.items() if facts.has_prompts and _of_norm(key))
     head = sum(tensor.numbers for tensor in tensors.values()) - prompts
+    prompts -= norms
     total = facts.run["total_parameters"] if facts.run is not None else None
     share = f" of {total:,} ({100 * (prompts + head) / total:.2g} %)" if total else ""
-    what = facts.baseline or "prompts"
-    parts = [f"{prompts:,} in {what}"] * bool(prompts) + [f"{head:,} in the head"] * bool(head)
-    return f"{prompts + head:,}{share}: {', '.join(parts)}"
+    counts = {facts.baseline or "prompts": prompts, "norms": norms, "the head": head}
+    parts = [f"{count:,} in {what}" for what, count in counts.items() if count]
+    return f"{prompts + norms + head:,}{share}: {', '.join(parts)}"
 
 
 def _of_method(key: str) -> bool:
     """Whether a saved tensor is what the method adds, or of a part of the encoder that was trained in full."""
-    return any(mark in key for mark in MARKS) or ".encoder." in key or ".embeddings." in key
+    return any(mark in key for mark in MARKS) or ".encoder." in key or ".embeddings." in key or _of_norm(key)
+
+
+def _of_norm(key: str) -> bool:
+    """Whether a saved tensor is of a norm inside a block of the encoder."""
+    parts = key.split(".")
+    return len(parts) > 2 and "norm" in parts[-2] and any(part.isdigit() for part in parts)
 
 
 def prompts(facts: Facts) -> str:
@@ -130,8 +138,21 @@ def recipe(found: Mapping[str, Any]) -> str:
     Args:
         found: what run.json says of it.
     """
+    return f"{code(found['name'])} ({found['kind']}){_but(found)}"
+
+
+def preset(found: Mapping[str, Any]) -> str:
+    """A preset's name, and what the run has otherwise.
+
+    Args:
+        found: what run.json says of it.
+    """
+    return f"{code(found['name'])}{_but(found)}"
+
+
+def _but(found: Mapping[str, Any]) -> str:
     changed = ", ".join(code(f"{name} {change['to']}") for name, change in found["overridden"].items())
-    return f"{code(found['name'])} ({found['kind']})" + (f", but {changed}" if changed else "")
+    return f", but {changed}" if changed else ""
 
 
 def augmentation(settings: Mapping[str, Any]) -> str:

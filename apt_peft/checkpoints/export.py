@@ -138,6 +138,8 @@ def _obstacles(dimensions: Dimensions, saved: Mapping[str, torch.Tensor], config
         problems.append(f"its layers have different numbers of prompts ({counts})")
     if config.key_gate:
         problems.append("its prompts come with a gate on the keys (key_gate)")
+    if config.train_norms:
+        problems.append("norms of the backbone were trained with them (train_norms=True)")
     if config.score_bias:
         problems.append("its prompts have a bias on their scores (score_bias=True)")
     if layers and not config.share_prompts_across_heads:

@@ -13,6 +13,7 @@ from apt_peft import settings as flags
 from apt_peft.baselines.methods import method_of, size_for
 from apt_peft.comparison.many import SHARED
 from apt_peft.errors import ConfigError
+from apt_peft.presets import PRESETS
 from apt_peft.settings import nearest
 from apt_peft.training.prompts import method_config
 from apt_peft.training.settings import TrainSettings
@@ -21,14 +22,16 @@ from apt_peft.tuner.families import heads_of
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Options of apt, as text after a plus: what they set.
 OPTIONS: dict[str, Callable[[str], dict[str, Any]]] = {
+    r"best": lambda _: dict(PRESETS["best"].config),
     r"data": lambda _: {"init_weights": "data"},
     r"gate(\d+)": lambda number: {"key_gate": int(number)},
+    r"norms": lambda _: {"train_norms": True},
     r"softplus": lambda _: {"reparameterization": "softplus"},
     r"plain": lambda _: {"reparameterization": "none"},
     r"heads": lambda _: {"share_prompts_across_heads": False},
     r"from(\d+)": lambda number: {"first layer": int(number)},
 }
-OPTIONS_SHOWN = "data, gate8, softplus, plain, heads, from6"
+OPTIONS_SHOWN = "best, data, gate8, norms, softplus, plain, heads, from6"
 # Settings of runs that a variant must share with the others, or the comparison is of something else.
 COMMON = frozenset(
     {
@@ -189,7 +192,6 @@ def _contender(name: str, tables: Mapping[str, dict[str, Any]], config: Any) -> 
             raise ConfigError(f"method ({name}) must have a whole number from 1 on as its size, such as {method}:8.")
         if method != "apt" and (method == "linear" or method_of(method).size is None):
             raise ConfigError(f"method ({name}) must be written without a size, for {method} has none.")
-        changes["num_prompt_tokens" if method == "apt" else "method_size"] = int(size)
     if options and method != "apt":
         raise ConfigError(f"method ({name}) must have no options, for those are of apt. Make a table of --variants.")
     for option in options:
@@ -203,6 +205,8 @@ def _contender(name: str, tables: Mapping[str, dict[str, Any]], config: Any) -> 
                 raise ConfigError(f"method ({name}) must begin at a layer of the backbone's 0 to {layers - 1}.")
             made = {"layers_to_transform": tuple(range(first, layers))}
         changes |= made
+    if colon:
+        changes["num_prompt_tokens" if method == "apt" else "method_size"] = int(size)
     return Contender(name, changes)
 
 

@@ -17,7 +17,7 @@ FIRST = 4
 # What such a command itself decides for each run.
 DECIDED = frozenset(
     {
-        *("method", "method_size", "lr", "head_lr", "seed", "test", "resume", "progress", "push_to_hub"),
+        *("preset", "method", "method_size", "lr", "head_lr", "seed", "test", "resume", "progress", "push_to_hub"),
         *("feature_cache", "feature_views"),
     }
 )

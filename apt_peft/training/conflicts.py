@@ -27,6 +27,10 @@ def conflicts(settings: Any) -> list[str]:
             f"method_size ({settings.method_size}) must go with a baseline, but method is {settings.method}. "
             "For prompts, take --num-prompt-tokens."
         )
+    if settings.preset is not None and settings.method != "apt":
+        problems.append(
+            f"preset ({settings.preset}) must go with method apt, but method is {settings.method}. Leave one of them out."
+        )
     if settings.bf16 and settings.fp16:
         problems.append(
             "bf16 (True) must not be combined with fp16, but both are on. Choose one; where a recipe has the other, "

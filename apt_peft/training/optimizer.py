@@ -18,10 +18,10 @@ PUBLISHED_CLIPS_PER_STEP = 256
 def prompt_parameter_groups(
     model: nn.Module, *, lr: float, head_lr: float | None = None, weight_decay: float = 1e-5
 ) -> list[dict]:
-    """Optimizer groups of a model with prompts: these at one learning rate, everything else that trains at another.
+    """Optimizer groups of a model with prompts: these at one learning rate, the head at another.
 
-    Of a baseline, what is not the head has the prompts' place. Weight decay acts on tensors of two dimensions and more,
-    which includes the prompts and their scales.
+    What else is trained inside the encoder, as norms are by `train_norms`, and what a baseline adds have the prompts' rate.
+    Weight decay acts on tensors of two dimensions and more, which includes the prompts and their scales.
 
     Args:
         model: the model; only parameters that require grad are taken.
@@ -63,8 +63,10 @@ def prompt_parameter_groups(
 def _of_method(name: str) -> bool:
     """Whether a trained parameter is what the method adds, or of a part of the encoder that is trained in full."""
     saved = name.partition(".modules_to_save.")[0]
-    part = saved.rpartition(".")[2]
-    return any(mark in name for mark in MARKS) or (saved != name and (part.isdigit() or part in FAMILIES))
+    parts = saved.split(".")
+    return any(mark in name for mark in MARKS) or (
+        saved != name and (parts[-1] in FAMILIES or any(part.isdigit() for part in parts))
+    )
 
 
 @dataclass(frozen=True)

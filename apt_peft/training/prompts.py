@@ -26,6 +26,7 @@ def prompt_config(settings: TrainSettings) -> AttentionPromptConfig:
         prompt_dropout=settings.prompt_dropout,
         reparameterization=settings.reparameterization,  # type: ignore[arg-type]
         key_gate=settings.key_gate if apt else 0,
+        train_norms=settings.train_norms and apt,
         share_prompts_across_heads=settings.share_prompts_across_heads,
         init_weights="data" if apt and settings.init_weights == "data" else True,
         target_modules=None if apt else [],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apt_peft import flags
+from apt_peft.presets import PRESETS
 from apt_peft.settings import (
     INTEGER,
     INTEGERS,
@@ -80,6 +81,14 @@ class TrainSettings(Settings):
         "defaults of a published run, by its name: apt-peft recipes lists them; --config and flags override it",
         None,
         choices=tuple(RECIPES),
+        group=WHAT,
+        metavar="NAME",
+    )
+    preset: str | None = setting(
+        TEXT,
+        "variant of the prompts that was chosen by measurement (docs/science.md); stands over a recipe, flags override it",
+        None,
+        choices=tuple(PRESETS),
         group=WHAT,
         metavar="NAME",
     )
@@ -237,6 +246,12 @@ class TrainSettings(Settings):
         "directions of a layer that score the tokens' own keys: an addition to the published method; 0: none",
         0,
         rule=within(0, 1024),
+        group=PROMPTS,
+    )
+    train_norms: bool = setting(
+        SWITCH,
+        "train the norms of the blocks that get prompts as well, at the prompts' rate: an addition",
+        False,
         group=PROMPTS,
     )
     share_prompts_across_heads: bool = setting(SWITCH, "all heads of a layer use the same prompts", True, group=PROMPTS)
@@ -406,20 +421,20 @@ class TrainSettings(Settings):
 
     @classmethod
     def complete(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a recipe's values below the given ones.
+        """Put the values of a recipe, and those of a preset over them, below the given ones.
 
         Args:
-            given: settings by name, perhaps with a `recipe`.
+            given: settings by name, perhaps with a `recipe` and a `preset`.
 
         Returns:
-            Those of the recipe and the given ones over them.
+            Those of both and the given ones over them.
         """
-        name = given.get("recipe")
-        recipe = RECIPES.get(name) if isinstance(name, str) else None
-        if recipe is None:
-            return dict(given)
+        below: dict[str, Any] = {}
+        for name, table in (("recipe", RECIPES), ("preset", PRESETS)):
+            if isinstance(given.get(name), str) and given[name] in table:
+                below |= table[given[name]].settings
         left_out = {theirs for ours, theirs in INSTEAD_OF.items() if ours in given}
-        return {name: value for name, value in recipe.settings.items() if name not in left_out} | dict(given)
+        return {name: value for name, value in below.items() if name not in left_out} | dict(given)
 
     @classmethod
     def of_recipe(cls, recipe: str, **given: Any) -> "TrainSettings":
@@ -437,12 +452,42 @@ class TrainSettings(Settings):
         """
         return cls(**cls.complete({"recipe": recipe, **given}))
 
+    @classmethod
+    def of_preset(cls, preset: str, **given: Any) -> "TrainSettings":
+        """The settings of a preset, some of them given.
+
+        Args:
+            preset: its name.
+            **given: settings; `model`, `data` and `out` at least.
+
+        Returns:
+            What `apt-peft train --preset` with these flags would take.
+
+        Raises:
+            ConfigError: there is no such preset, or values break their rules.
+        """
+        return cls(**cls.complete({"preset": preset, **given}))
+
     def overridden(self) -> dict[str, dict[str, Any]]:
         """The recipe's values that this run has otherwise: name -> `from` (the recipe's) and `to` (this run's)."""
-        if self.recipe is None:
-            return {}
-        before, now = plain(RECIPES[self.recipe].settings), self.as_dict()
-        return {name: {"from": value, "to": now[name]} for name, value in before.items() if now[name] != value}
+        return {} if self.recipe is None else self._changed(RECIPES[self.recipe].settings)
+
+    def preset_run(self) -> dict[str, Any] | None:
+        """What run.json says of the preset: its name, source and values, and those that this run has otherwise."""
+        if self.preset is None:
+            return None
+        preset = PRESETS[self.preset]
+        changed = self._changed(preset.settings)
+        return {
+            "name": preset.name,
+            "source": preset.source,
+            "settings": plain(preset.settings),
+            "overridden": changed,
+        }
+
+    def _changed(self, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        now = self.as_dict()
+        return {name: {"from": value, "to": now[name]} for name, value in plain(settings).items() if now[name] != value}
 
     def warmup_steps(self, steps: int) -> int:
         """Steps in which the rate rises.

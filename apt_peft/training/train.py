@@ -165,6 +165,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         "result": {"validation": validation, "test": test.summary() if test else None},
         "method": settings.method,
         "recipe": recipe,
+        "preset": settings.preset_run(),
         "trained_parameters": trained,
         "total_parameters": total,
         "training_seconds": round(seconds, 2),

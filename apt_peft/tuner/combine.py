@@ -155,7 +155,7 @@ def check_combination(
     problems = list(_problems_of_names(tuner, adapters, weights, adapter_name, how))
     if not problems:
         problems += _problems_of_heads(tuner, adapters, head_from)
-        problems += _problems_of_prompts(layers, adapters, weights, how)
+        problems += _problems_of_prompts(tuner, layers, adapters, weights, how)
     if problems:
         raise ConfigError(" ".join(problems))
 
@@ -191,7 +191,11 @@ def _problems_of_heads(tuner: Any, adapters: Sequence[str], head_from: str | Non
 
 
 def _problems_of_prompts(
-    layers: dict[str, AttentionPromptLayer], adapters: Sequence[str], weights: Sequence[float], how: str
+    tuner: Any,
+    layers: dict[str, AttentionPromptLayer],
+    adapters: Sequence[str],
+    weights: Sequence[float],
+    how: str,
 ):
     waiting = [name for name in adapters if any(layer.awaits_data.get(name) for layer in layers.values())]
     if waiting:
@@ -205,6 +209,8 @@ def _problems_of_prompts(
             f"adapters {gated} must have no key_gate, which has no weighted sum. Activate them together: "
             f"model.base_model.set_adapter({list(adapters)})."
         )
+    if normed := [name for name in adapters if tuner.peft_config[name].train_norms]:
+        yield f"adapters {normed} must have no train_norms, since norms are not combined. Run each by itself."
     if how != "linear":
         return
     shapes = {a: {key: layer.num_prompt_tokens(a) for key, layer in layers.items() if layer.has(a)} for a in adapters}

@@ -36,6 +36,8 @@ class AttentionPromptConfig(PeftConfig):
         key_gate: r, learned directions of a layer that score the tokens' own keys; the result joins these tokens' logits,
             zero at the start (see `gate.py`). An addition; 0 for none, as published.
         share_prompts_across_heads: True: one (P, D) tensor for all heads of a layer, as published; False: (H, P, D).
+        train_norms: the norms of the blocks that get prompts are trained as well; they join `modules_to_save` by name. An
+            addition.
         init_weights: True: uniform, as published; "data": from the backbone's own keys and values, by
             `initialize_prompts_from_data`; False: random at the scale of real keys, with scales around 1.
         target_modules: names (suffixes) or one regular expression for the attention modules. None: every
@@ -53,7 +55,7 @@ class AttentionPromptConfig(PeftConfig):
     Raises:
         ConfigError: a value breaks its rule; all broken rules are listed.
 
-    Source: Bandara & Patel, Attention Prompt Tuning (FG 2024). Softplus, per-head prompts, "data" and gates are additions.
+    Source: Bandara & Patel, Attention Prompt Tuning (FG 2024). Softplus, per-head prompts, "data", gates and norms are additions.
     """
 
     num_prompt_tokens: int = field(default=100, metadata={"help": "Prompt tokens per attention layer."})
@@ -67,6 +69,7 @@ class AttentionPromptConfig(PeftConfig):
     )
     score_bias: bool = field(default=False, metadata={"help": "A learned bias on each prompt's attention score."})
     key_gate: int = field(default=0, metadata={"help": "Learned directions that score the tokens' own keys."})
+    train_norms: bool = field(default=False, metadata={"help": "Train the norms of the prompted blocks, too."})
     share_prompts_across_heads: bool = field(default=True, metadata={"help": "One set of prompts for all heads."})
     init_weights: bool | Literal["data"] = field(
         default=True, metadata={"help": "True: as published. 'data': from the backbone's keys. False: random."}
@@ -138,6 +141,8 @@ class AttentionPromptConfig(PeftConfig):
         yield from self._pattern_problems()
         if not isinstance(self.score_bias, bool):
             yield f"score_bias ({self.score_bias!r}) must be True or False."
+        if not isinstance(self.train_norms, bool):
+            yield f"train_norms ({self.train_norms!r}) must be True or False."
         if not _is_int(self.key_gate) or not 0 <= self.key_gate <= MAX_GATE:
             yield f"key_gate ({self.key_gate!r}) must be a whole number from 0 to {MAX_GATE:,}."
         if not _is_number(self.prompt_dropout) or not 0 <= self.prompt_dropout < 1:

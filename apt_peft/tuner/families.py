@@ -59,6 +59,9 @@ FAMILIES: dict[str, Family] = {
     "siglip2_vision_model": _CLIP,
 }
 
+# Below these, PEFT keeps a wrapped module and its copies.
+WRAPPED = ("original_module", "modules_to_save")
+
 # Saved adapters hold these expressions: one that a later version changes must stay in here.
 DEFAULT_PATTERNS = frozenset(family.attention for family in FAMILIES.values())
 
@@ -82,6 +85,34 @@ def heads_of(model: nn.Module) -> list[str]:
     heads = [name for name in (family.heads if family else ()) if _has_parameters(getattr(model, name, None))]
     # without a classifier, a pooler or a norm is a part of the backbone (VideoPrism's video model)
     return heads if any(name.endswith("classifier") for name in heads) else []
+
+
+def norms_of(model: nn.Module, attentions: Iterable[str]) -> list[str]:
+    """Names of the norms in the blocks that some attentions are part of, as `modules_to_save` takes them.
+
+    A block is the smallest module around an attention that has a norm outside of it.
+
+    Args:
+        model: the base model, before or after it was wrapped.
+        attentions: full names of its attention modules.
+
+    Returns:
+        The ends of the norms' names, where no other module's name ends so; else the full names.
+    """
+    modules: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if not any(part in name.split(".") for part in WRAPPED):
+            modules[name] = getattr(module, "original_module", module)
+    norms = [name for name, module in modules.items() if "Norm" in type(module).__name__]
+    found: dict[str, None] = {}
+    for attention in attentions:
+        block, inside = attention, []
+        while not inside and "." in block:
+            block = block.rpartition(".")[0]
+            inside = [n for n in norms if n.startswith(f"{block}.") and not n.startswith(f"{attention}.")]
+        found.update(dict.fromkeys(inside))
+    ends = tuple(dict.fromkeys(name.rpartition(".")[2] for name in found))
+    return [*found] if any(name.endswith(ends) for name in modules if name not in found) else [*ends]
 
 
 def _has_parameters(module: object) -> bool:

@@ -12,7 +12,16 @@ from transformers import PreTrainedModel
 
 from ..errors import TargetError
 from .config import AttentionPromptConfig, ends_with
-from .families import DEFAULT_PATTERNS, FAMILIES, can_take_prompts, candidates, fold_names, heads_of, model_type
+from .families import (
+    DEFAULT_PATTERNS,
+    FAMILIES,
+    can_take_prompts,
+    candidates,
+    fold_names,
+    heads_of,
+    model_type,
+    norms_of,
+)
 from .heads import label_head_name, labels_of
 from .layer import AttentionPromptLayer
 from .limits import check_memory
@@ -46,11 +55,26 @@ def complete_config(config: AttentionPromptConfig, model: nn.Module) -> None:
                 "prompts are published with the mean of the tokens. Load the model with use_mean_pooling=True.",
                 stacklevel=2,
             )
+    if config.train_norms:
+        _add_norms(config, model)
     if config.id2label is None and label_head_name(model, config.modules_to_save):
         config.id2label = labels_of(model).of_base
     if config.auto_mapping is None and isinstance(model, PreTrainedModel):
         # PeftModel writes it when it saves; the mixin does not, and AutoPeftModel would not know what to load
         config.auto_mapping = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
+
+
+def _add_norms(config: AttentionPromptConfig, model: nn.Module) -> None:
+    """Let `modules_to_save` name the norms of the blocks that get prompts."""
+    assert config.modules_to_save is not None
+    attentions = [key for key, _ in model.named_modules() if key and is_target(config, key)]
+    norms = norms_of(model, attentions)
+    if not norms:
+        raise TargetError(
+            f"train_norms (True) must find norms around the attentions, but {type(model).__name__} has none in the blocks of "
+            f"{_shorten(attentions)}. Leave it out."
+        )
+    config.modules_to_save = [*config.modules_to_save, *(name for name in norms if name not in config.modules_to_save)]
 
 
 def check_targets(config: AttentionPromptConfig, model: nn.Module, by_name: bool) -> None:

@@ -185,6 +185,11 @@ def test_error_gate_on_keys(tmp_path):
         export(prompted(key_gate=2), tmp_path)
 
 
+def test_error_trained_norms(tmp_path):
+    with refused(tmp_path / "adapter", "norms of the backbone were trained with them (train_norms=True)"):
+        export(prompted(train_norms=True), tmp_path)
+
+
 def test_error_head_nowhere(tmp_path):
     tiny_videomae().videomae.save_pretrained(tmp_path / "base")
     missing = "classifier.bias, classifier.weight, fc_norm.bias, fc_norm.weight"

@@ -47,6 +47,12 @@ def test_names_sizes_and_options(shared, config):
     assert found["apt:3+data+gate2"].described(shared) == shown
     run = found["apt:3+data+gate2"].settings(shared, seed=7)
     assert (run.num_prompt_tokens, run.key_gate, run.seed, run.epochs) == (3, 2, 7, shared.epochs)
+    best = read("apt+best,apt:9+best+gate4", shared, config)
+    run = best["apt+best"].settings(shared)
+    assert (run.num_prompt_tokens, run.key_gate, run.train_norms, run.init_weights) == (4, 15, True, "data")
+    run = best["apt:9+best+gate4"].settings(shared)
+    assert (run.num_prompt_tokens, run.key_gate, run.train_norms) == (9, 4, True)
+    assert read("apt+norms", shared, config)["apt+norms"].changes == {"method": "apt", "train_norms": True}
     for name in ("linear", "lora:4", "vpt-deep"):
         size = found[name].changes.get("method_size")
         assert parameters(found[name], shared, config) == trained_parameters(found[name].method, config, size)
@@ -104,7 +110,8 @@ WRONG = {
     "bitfit:3": "method (bitfit:3) must be written without a size, for bitfit has none.",
     "linear:3": "method (linear:3) must be written without a size, for linear has none.",
     "lora+data": "method (lora+data) must have no options, for those are of apt. Make a table of --variants.",
-    "apt+dat": "method (apt+dat) must have options such as data, gate8, softplus, plain, heads, from6, but 'dat' is none.",
+    "apt+dat": "method (apt+dat) must have options such as best, data, gate8, norms, softplus, plain, heads, from6, but "
+    "'dat' is none.",
     "apt+from3": "method (apt+from3) must begin at a layer of the backbone's 0 to 2.",
     "apt,apt": "methods (apt,apt) must name each contender once, but apt stand there again.",
     " , ": "methods (' , ') must name a contender. For example: linear,lora:8,apt.",
