@@ -17,6 +17,10 @@ IN_LAYERS = re.compile(r"(?:layer|layers|spatial_layers|temporal_layers)\.\d+\.[
 ELSEWHERE = ("predictor.", "text_model.", "text_encoder.", "auxiliary", "pooler.")
 
 
+def in_a_block(name):
+    return bool(IN_LAYERS.search(name)) and not any(part in name for part in ELSEWHERE)
+
+
 def with_norms(name="videomae", **settings):
     torch.manual_seed(3)
     settings = {"num_prompt_tokens": 2, "prompt_dropout": 0.0, "init_weights": False, "train_norms": True} | settings
@@ -28,7 +32,7 @@ def trained_norms(model, adapter="default"):
     found = {}
     for name, parameter in model.named_parameters():
         plain = name.removeprefix("base_model.model.").replace(f".modules_to_save.{adapter}.", ".")
-        if f".modules_to_save.{adapter}." in name and IN_LAYERS.search(plain):
+        if f".modules_to_save.{adapter}." in name and in_a_block(plain):
             found[plain] = parameter
     return found
 
@@ -43,11 +47,7 @@ def shake(model, seed=0):
 @pytest.mark.parametrize("name", AVAILABLE)
 def test_all_norms_of_the_blocks_and_no_others_act_as_in_the_model_itself(name, tmp_path):
     model = with_norms(name, key_gate=2)
-    wanted = {
-        key
-        for key, _ in build(name).named_parameters()
-        if IN_LAYERS.search(key) and not any(part in key for part in ELSEWHERE)
-    }
+    wanted = {key for key, _ in build(name).named_parameters() if in_a_block(key)}
     norms = trained_norms(model)
     assert set(norms) == wanted
     assert all(parameter.requires_grad for parameter in norms.values())
