@@ -106,7 +106,7 @@ def norms_of(model: nn.Module, attentions: Iterable[str]) -> list[str]:
     norms = [name for name, module in modules.items() if "Norm" in type(module).__name__]
     found: dict[str, None] = {}
     for attention in attentions:
-        block, inside = attention, []
+        block, inside = attention, list[str]()
         while not inside and "." in block:
             block = block.rpartition(".")[0]
             inside = [n for n in norms if n.startswith(f"{block}.") and not n.startswith(f"{attention}.")]
