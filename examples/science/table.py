@@ -109,7 +109,7 @@ def final() -> list[str]:
 
 
 def diagnostics() -> list[str]:
-    """A row for each layer of the first seed's runs with prompts: attention on them, dead ones, ranks, sizes."""
+    """A row for each of the first seed's runs with prompts: by layer attention on them, dead ones, ranks, sizes."""
     rows = []
     for plans, backbone in FINAL.items():
         for run, line in (pair for plan in plans for pair in found(plan, backbone)):
