@@ -77,7 +77,7 @@ def validation(plan: str) -> list[str]:
 
 
 def final() -> list[str]:
-    """A row for each method and task: every seed, the mean, and the difference to LoRA's with its interval."""
+    """A row for each method and task: every seed, the mean, the differences to LoRA and to the norms, with intervals."""
     rows = []
     for plans, backbone in FINAL.items():
         several: dict[str, list[dict[str, Any]]] = {}
@@ -99,11 +99,13 @@ def final() -> list[str]:
                 ", ".join(f"{line['top1']:.1f}" for line in made),
                 f"{100 * rights[key].mean():.1f} [{low:.1f}, {high:.1f}]",
             ]
-            if not key.startswith("lora"):
-                value, interval = bootstrap_seeds(rights[key], lora)
+            others = {"lora": lora, "norms": next((r for k, r in rights.items() if k.startswith("norms")), None)}
+            for other, theirs in others.items():
+                if theirs is None or key.startswith((other, "lora")):
+                    cells.append("")
+                    continue
+                value, interval = bootstrap_seeds(rights[key], theirs)
                 cells.append(f"{value:+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]")
-            else:
-                cells.append("")
             rows.append(f"| {' | '.join(cells)} |")
     return rows
 
