@@ -143,6 +143,8 @@ class AttentionPromptConfig(PeftConfig):
             yield f"score_bias ({self.score_bias!r}) must be True or False."
         if not isinstance(self.train_norms, bool):
             yield f"train_norms ({self.train_norms!r}) must be True or False."
+        elif self.train_norms and self.target_modules == []:
+            yield "train_norms (True) must go with prompts, but target_modules is []. Leave one of them out."
         if not _is_int(self.key_gate) or not 0 <= self.key_gate <= MAX_GATE:
             yield f"key_gate ({self.key_gate!r}) must be a whole number from 0 to {MAX_GATE:,}."
         if not _is_number(self.prompt_dropout) or not 0 <= self.prompt_dropout < 1:

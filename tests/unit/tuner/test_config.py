@@ -76,6 +76,10 @@ WRONG = [
     ({"key_gate": -1}, "key_gate (-1) must be a whole number from 0 to 1,024."),
     ({"key_gate": True}, "key_gate (True) must be a whole number from 0 to 1,024."),
     ({"train_norms": 1}, "train_norms (1) must be True or False."),
+    (
+        {"train_norms": True, "target_modules": []},
+        "train_norms (True) must go with prompts, but target_modules is []. Leave one of them out.",
+    ),
     ({"key_gate": 1025}, "key_gate (1025) must be a whole number from 0 to 1,024."),
     ({"format_version": 0}, "format_version (0) must be a whole number from 1 on."),
     (
