@@ -153,7 +153,9 @@ def worker(root: Path, entries: Path) -> float:
     """Bytes of a loader's worker that it shares with no other process, after work that does not depend on the list."""
     dataset = SameWork(data_set(read_data(root, train_list=entries)))
     dataset[0]  # what reading imports is imported here, and not once more in the worker
-    return list(DataLoader(dataset, batch_size=None, num_workers=1, collate_fn=int))[-1]
+    # Forked as in training: a process that was spawned would spawn its own.
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, collate_fn=int, multiprocessing_context="fork")
+    return list(loader)[-1]
 
 
 def worker_of_a_new_process(root: Path, entries: Path) -> float:

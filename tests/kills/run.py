@@ -1,17 +1,18 @@
 """Kills commands at random moments, starts them again, and compares what comes out with an undisturbed run.
 
     python tests/kills/run.py --kills 50
-    python tests/kills/run.py --kills 9 --commands check lists shard
+    python tests/kills/run.py --kills 9 --commands check lists shard --out docs/results/kills.jsonl
 
 Each round runs one command in a fresh place, kills it (SIGKILL, with all its processes) one to three times at moments that
 a seed draws, and lets the last start end. What is there then must be what an undisturbed run leaves: nothing lost, nothing
-counted twice. Prints a line for each round; the exit code is 1 where a round differs.
+counted twice. Prints a line for each round; the exit code is 1 where a round differs. `--out` keeps the counts.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import platform
 import random
 import shutil
 import signal
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,9 +187,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50, help="kills in all")
     parser.add_argument("--commands", nargs="+", help="which commands (default: all)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--show", action="store_true", help="print what differs in full")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no further round after so many")
+    parser.add_argument("--out", type=Path, help="append one JSON line")
     options = parser.parse_args()
-    draw = random.Random(options.seed)
+    draw, latest = random.Random(options.seed), time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         table = cases(place)
@@ -202,12 +205,12 @@ def main() -> int:
             whole[name] = table[name].outcome(out, printed)
             # What names the place must be equal: the killed rounds work in the same one.
             shutil.rmtree(out, ignore_errors=True)
-        kills, rounds, different = 0, 0, 0
-        while kills < options.kills:
+        kills, rounds, different = Counter[str](), 0, Counter[str]()
+        while kills.total() < options.kills and time.monotonic() < latest:
             name = names[rounds % len(names)]
             rounds += 1
             case, out = table[name], place / "whole" / name
-            wanted, moments = draw.randint(1, min(3, options.kills - kills)), []
+            wanted, moments = draw.randint(1, min(3, options.kills - kills.total())), []
             words = list(case.words(out))
             while len(moments) < wanted:
                 moment = draw.uniform(FIRST_MOMENT, 1.0) * seconds[name]
@@ -215,19 +218,23 @@ def main() -> int:
                     break
                 moments.append(moment)
                 words = [*case.words(out), *case.again]
-            kills += len(moments)
+            kills[name] += len(moments)
             printed = start([*case.words(out), *case.again]).finish()
             found = case.outcome(out, printed)
             wrong = [part for part, value in whole[name].items() if found[part] != value]
-            different += bool(wrong)
+            different[name] += bool(wrong)
             shown = ", ".join(f"{moment:.1f}" for moment in moments) or "none in time"
             print(
                 f"{name:9} killed after {shown} of {seconds[name]:.1f} s: {f'DIFFERENT {wrong}' if wrong else 'same'}",
                 flush=True,
             )
             shutil.rmtree(out, ignore_errors=True)
-    print(f"{kills} kills in {rounds} rounds: {different} differ")
-    return 1 if different else 0
+    print(f"{kills.total()} kills in {rounds} rounds: {different.total()} differ")
+    if options.out:
+        record = {"kills": dict(kills), "different": dict(different), "rounds": rounds, "seed": options.seed}
+        with options.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record | {"python": platform.python_version(), "system": platform.system()}) + "\n")
+    return 1 if different.total() else 0
 
 
 if __name__ == "__main__":
