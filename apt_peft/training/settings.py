@@ -379,6 +379,10 @@ class TrainSettings(Settings):
     max_grad_norm: float = setting(
         NUMBER, "clip the gradient to this norm; 0: never", 0.0, rule=at_least(0), group=TRAINING
     )
+    validate_every: int = setting(
+        INTEGER, "validate after every so many epochs, and after the last; the best of these is kept", 1, rule=at_least(1),
+        group=TRAINING, metavar="EPOCHS",
+    )  # fmt: skip
     drop_last: bool = setting(SWITCH, "leave out an epoch's incomplete last batch, as published", False, group=TRAINING)
     seed: int = setting(INTEGER, "seed of everything random", 0, rule=within(0, 2**32 - 1), group=TRAINING)
 

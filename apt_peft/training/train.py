@@ -233,7 +233,10 @@ def _trainer(model: PeftModel, settings: TrainSettings, data: RunData, folder: P
         data_collator=partial(collate, name=name),
         train_dataset=dataset,
         eval_dataset=data.testing("val") if validates else None,
-        callbacks=[RunCallback(dataset, progress=settings.progress), *SaveMidway.of(settings)],
+        callbacks=[
+            RunCallback(dataset, progress=settings.progress, validate_every=settings.validate_every),
+            *SaveMidway.of(settings),
+        ],
     )
 
 

@@ -206,10 +206,11 @@ class RunCallback(TrainerCallback):
     Args:
         dataset: training clips, told each epoch.
         progress: show a bar.
+        validate_every: epochs between validations; the last always has one.
     """
 
-    def __init__(self, dataset: Any, *, progress: bool) -> None:
-        self.dataset, self.progress = dataset, progress
+    def __init__(self, dataset: Any, *, progress: bool, validate_every: int = 1) -> None:
+        self.dataset, self.progress, self.validate_every = dataset, progress, validate_every
         self.bar: tqdm | None = None
         self.shown: dict[str, str] = {}
 
@@ -231,6 +232,12 @@ class RunCallback(TrainerCallback):
     def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """What is drawn for a clip is a function of the epoch, which the dataset is told here."""
         self.dataset.set_epoch(int(state.epoch or 0))
+
+    def on_epoch_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave out validations that nobody asked for."""
+        epochs = round(state.epoch or 0)
+        if epochs % self.validate_every and epochs < args.num_train_epochs:
+            control.should_evaluate = False
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the bar."""

@@ -48,6 +48,14 @@ def trained(backbone, data, tmp_path_factory):
     return train(settings)
 
 
+def test_validations_that_were_left_out(quick):
+    result = train(quick(epochs=5, validate_every=2, val_fraction=0.25, test=False, method="linear"))
+    history = json.loads((result.out / "run.json").read_text())["history"]
+    assert [entry["epoch"] for entry in history if "eval_top1" in entry] == [2, 4, 5]
+    best = max((entry for entry in history if "eval_top1" in entry), key=lambda entry: entry["eval_selection"])
+    assert result.validation_top1 == best["eval_top1"]
+
+
 def test_a_run_leaves_a_whole_adapter_folder(trained, backbone):
     assert {path.name for path in trained.out.iterdir()} == FILES
     run = json.loads((trained.out / "run.json").read_text())
