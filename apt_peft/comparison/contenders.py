@@ -253,13 +253,23 @@ def _toml(path: str) -> dict[str, Any]:
 
 def _matched(contender: Contender, shared: TrainSettings, config: Any, wanted: int) -> Contender:
     key = "num_prompt_tokens" if contender.method == "apt" else "method_size"
-    # Of what has no size that grows in proportion, nothing can be matched.
-    if key in contender.changes or contender.method in ("linear", "oft"):
+    if key in contender.changes or contender.method == "linear":
         return contender
+    if contender.method == "oft":  # its blocks divide the width
+        width = int(config.hidden_size)
+        sized = [
+            replace(contender, changes={**contender.changes, key: size})
+            for size in range(2, width + 1)
+            if width % size == 0
+        ]
+        return min(sized, key=lambda one: abs(parameters(one, shared, config) - wanted))
     if contender.method != "apt":
         if method_of(contender.method).size is None:
             return contender
-        return replace(contender, changes={**contender.changes, key: size_for(contender.method, config, wanted)})
+        size = size_for(contender.method, config, wanted)
+        if contender.method == "partial":
+            size = min(size, int(config.num_hidden_layers))
+        return replace(contender, changes={**contender.changes, key: size})
     one, two = (
         parameters(replace(contender, changes={**contender.changes, key: size}), shared, config) for size in (1, 2)
     )

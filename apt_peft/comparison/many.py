@@ -18,10 +18,11 @@ FIRST = 4
 DECIDED = frozenset(
     {
         *("preset", "method", "method_size", "lr", "head_lr", "seed", "test", "resume", "progress", "push_to_hub"),
-        *("feature_cache", "feature_views"),
+        *("feature_cache", "feature_views", "validate_every"),
     }
 )
-OWN = ("model", "data", "out")
+# What the command and its runs both have.
+OWN = ("model", "data", "out", "group_by")
 ALL = frozenset(field.name for field in dataclasses.fields(TrainSettings))
 SHARED = ALL - DECIDED - set(OWN)
 
@@ -75,11 +76,15 @@ class TunedRuns(ManyRuns):
         ConfigError: values that break their rules, all named at once.
     """
 
-    repeated: ClassVar[tuple[str, ...]] = ("budget_trials", "tune_head", *ManyRuns.repeated)
+    repeated: ClassVar[tuple[str, ...]] = ("budget_trials", "trial_epochs", "tune_head", *ManyRuns.repeated)
 
     budget_trials: int = setting(
         INTEGER, "learning rates that are tried for each contender", 8, rule=at_least(FIRST), group=TUNING, metavar="N"
     )
+    trial_epochs: int | None = setting(
+        INTEGER, "epochs of a trial, all of its schedule in these (default: as many as of a run)", None, rule=at_least(1),
+        group=TUNING, metavar="N",
+    )  # fmt: skip
     tune_head: bool = setting(SWITCH, "tune the head's rate as well, in the same budget", True, group=TUNING)
 
 

@@ -1,16 +1,19 @@
 """What is compared, on which clips, in which folders."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from apt_peft.comparison.contenders import Contender, read_contenders
 from apt_peft.comparison.ledger import LEDGER, Ledger
-from apt_peft.comparison.runs import LISTS, TunedPlan, settle
+from apt_peft.comparison.runs import LISTS, PLAN, TunedPlan, parts_of, settle
 from apt_peft.comparison.search import Point
 from apt_peft.comparison.settings import CompareSettings
 from apt_peft.comparison.trials import RUN, TEST, Job
 from apt_peft.errors import ConfigError, DataError
 from apt_peft.settings import nearest
+from apt_peft.training.checkpoints import write_json
 from apt_peft.training.settings import TrainSettings
 
 
@@ -35,6 +38,42 @@ class Plan(TunedPlan):
         """The record of touches of the test split."""
         return Ledger(self.out / LEDGER)
 
+    def check_ledger(self) -> None:
+        """See that the ledger is whole, and holds all that it held when the plan's file was last sealed.
+
+        Raises:
+            DataError: it does not.
+        """
+        self.ledger.records()
+        lines, last = self._stored().get("sealed", (0, ""))
+        sums = self.ledger.sums()
+        if len(sums) < lines or (lines and sums[lines - 1] != last):
+            raise DataError(
+                f"ledger ({self.ledger.path}) must have the {lines} lines that the comparison ended with, but it has "
+                f"{len(sums)}, or others: it was taken away or written anew. Restore the file, or begin anew in another folder."
+            )
+
+    def seal(self) -> None:
+        """Write down, apart from the ledger, how far it has come."""
+        sums = self.ledger.sums()
+        if sums:
+            write_json(self.out / PLAN, self._stored() | {"sealed": [len(sums), sums[-1]]})
+
+    def joined(self) -> dict[str, dict[str, int]]:
+        """How many lines the ledger had when a run became part of the comparison, by contender and seed."""
+        return dict(self._stored().get("joined", {}))
+
+    def _kept(self, before: dict[str, Any]) -> dict[str, Any]:
+        lines = len(self.ledger.sums())
+        joined: dict[str, dict[str, int]] = dict(before.get("joined", {}))
+        for contender in self.contenders:
+            joined[contender.name] = {str(seed): lines for seed in self.seeds} | joined.get(contender.name, {})
+        return {"joined": joined} | ({"sealed": before["sealed"]} if "sealed" in before else {})
+
+    def _stored(self) -> dict[str, Any]:
+        path = self.out / PLAN
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
     def run(self, contender: Contender, point: Point, seed: int) -> Job:
         """The job that trains on all training clips.
 
@@ -44,9 +83,25 @@ class Plan(TunedPlan):
             seed: of the run.
         """
         rates = dict(zip(self.axes(contender), point, strict=True))
-        given = {"train_list": str(self.out / LISTS / "whole.csv"), "val_list": None, "seed": seed}
+        given = {"train_list": self.training_list(seed), "val_list": None, "seed": seed, **self.run_length()}
         settings = self.settings_of(contender, self.adapter(contender, seed), rates | given)
         return Job(RUN, f"{contender.name} seed {seed}", settings)
+
+    def training_list(self, seed: int) -> str:
+        """List of the clips that a run is trained on.
+
+        Args:
+            seed: of the run.
+        """
+        return str(self.out / LISTS / "whole.csv")
+
+    def run_length(self) -> dict[str, Any]:
+        """How long a run trains: settings of `train`."""
+        return self.length(self.shared.epochs)
+
+    def counts(self) -> tuple[int, int]:
+        """Clips that a trial and a run are trained on."""
+        return parts_of(self)[0], len(self.clips.train)
 
     def test(self, contender: Contender, seed: int) -> Job:
         """The job that touches the test split.
@@ -83,6 +138,30 @@ class Plan(TunedPlan):
     def scores(self, contender: Contender, seed: int) -> Path:
         """File of a run's scores of the test clips."""
         return self.out / "test" / contender.folder / f"seed-{seed}.safetensors"
+
+
+def late_notes(plan: Plan) -> list[str]:
+    """What must be said of contenders and seeds that were added when others had been tested.
+
+    Args:
+        plan: of a comparison that was carried out.
+
+    Returns:
+        A sentence, or nothing.
+    """
+    joined = plan.joined()
+    late = []
+    for contender in plan.contenders:
+        seeds = [seed for seed in plan.seeds if joined.get(contender.name, {}).get(str(seed), 0)]
+        if len(seeds) == len(plan.seeds):
+            late.append(contender.name)
+        elif seeds:
+            late.append(f"{contender.name} seed {', '.join(map(str, seeds))}")
+    if not late:
+        return []
+    return [
+        f"WARNING: added AFTER THE TEST SPLIT WAS TOUCHED, so that its scores may have led to it: {'; '.join(late)}."
+    ]
 
 
 def make_plan(settings: CompareSettings, shared: TrainSettings) -> Plan:

@@ -5,14 +5,16 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from apt_peft.comparison import plots, table
+from apt_peft.comparison import plots, ratios, table
 from apt_peft.comparison.estimate import estimate
 from apt_peft.comparison.folder import alone, check_means
 from apt_peft.comparison.ledger import LEDGER
-from apt_peft.comparison.plan import Plan, make_plan
+from apt_peft.comparison.plan import Plan, late_notes, make_plan
 from apt_peft.comparison.settings import CompareSettings
+from apt_peft.comparison.shots import ShotsPlan, begin_shots, make_shots
+from apt_peft.comparison.shots_table import shots_notes, shots_table
 from apt_peft.comparison.trials import Runner
-from apt_peft.comparison.tuning import tune
+from apt_peft.comparison.tuning import Choice, tune
 from apt_peft.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ class Comparison:
 
     Args:
         out: its folder.
-        rows: one for each contender.
+        rows: one for each contender; with few shots, for each contender at each number of them.
         notes: what must be said beside them.
         files: results.jsonl, table.md and the pictures.
         text: all that the command prints.
@@ -42,7 +44,8 @@ def compare(settings: CompareSettings, shared: TrainSettings) -> Comparison:
 
     Each contender's rates are tuned on validation parts of the training clips, with the same number of trials. Then it is
     trained on all training clips with each seed, and each of these runs scores the test split once. What a kill interrupted is
-    gone on with by the same call.
+    gone on with by the same call. With `settings.shots`, all of this for each number of clips of a class, and all of it is
+    trained before the test split is touched.
 
     Args:
         settings: of the comparison.
@@ -55,15 +58,54 @@ def compare(settings: CompareSettings, shared: TrainSettings) -> Comparison:
         AptError: settings, data, backbone or folder cannot be used; or the test split was touched already.
     """
     check_means(settings.command)
+    if settings.shots is not None:
+        return _few_shots(settings, shared)
     plan = make_plan(settings, shared)
     if settings.dry_run:
         return Comparison(plan.out, (), (), (), "\n".join(estimate(plan)))
     with alone(plan.out), Runner(settings.jobs) as runner:
-        return _compare(plan, runner)
+        trained = _train(plan, runner)
+        _score(plan, runner, trained)
+        return _tell(plan, trained)
 
 
-def _compare(plan: Plan, runner: Runner) -> Comparison:
-    plan.ledger.records()  # says now where it was damaged
+def _few_shots(settings: CompareSettings, shared: TrainSettings) -> Comparison:
+    plans, out = make_shots(settings, shared), Path(settings.out)
+    if settings.dry_run:
+        times: dict[str, tuple[float, float]] = {}
+        lines = [line for plan in plans for line in [f"{plan.shots} of each class", *estimate(plan, times)]]
+        return Comparison(out, (), (), (), "\n".join(lines))
+    with alone(out), Runner(settings.jobs) as runner:
+        begin_shots(out)
+        done = []
+        for plan in plans:
+            logger.info("Clips of each class: %d", plan.shots)
+            done.append((plan, _train(plan, runner)))
+        for plan, trained in done:
+            _score(plan, runner, trained)
+        found = {plan.shots: _tell(plan, trained) for plan, trained in done}
+    texts = [
+        f"{shots} of each class: {text}" for shots, item in found.items() for text in item.notes if "WARNING" in text
+    ]
+    texts += shots_notes(settings)
+    rows = {shots: item.rows for shots, item in found.items()}
+    results = [{"shots": shots, **line} for shots, item in found.items() for line in table.read_results(item.out)]
+    table.write_files(out, results, shots_table(rows, markdown=True), texts)
+    files = (out / table.RESULTS, out / table.TABLE, *plots.draw_shots(rows, out))
+    text = "\n".join([*shots_table(rows), "", *texts, "files: " + ", ".join(map(str, files))])
+    return Comparison(out, tuple(row for item in found.values() for row in item.rows), tuple(texts), files, text)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What is known before the test split is touched: chosen rates, and the seeds that diverged."""
+
+    choices: dict[str, Choice]
+    diverged: dict[str, list[int]]
+
+
+def _train(plan: Plan, runner: Runner) -> _Trained:
+    plan.check_ledger()
     plan.begin()
     _forget(plan)
     choices = tune(plan, runner)
@@ -79,13 +121,28 @@ def _compare(plan: Plan, runner: Runner) -> Comparison:
         if outcome["diverged"]:
             diverged.setdefault(contender.name, []).append(seed)
         logger.info("%s: %s", job.name, "diverged" if outcome["diverged"] else "trained")
-    # All of it is trained: what the test split tells can change nothing any more.
-    tests = [plan.test(contender, seed) for contender, seed, _ in runs if seed not in diverged.get(contender.name, ())]
+    return _Trained(choices, {name: sorted(seeds) for name, seeds in diverged.items()})
+
+
+def _score(plan: Plan, runner: Runner, trained: _Trained) -> None:
+    """Touch the test split: all is trained, so what it tells can change nothing any more."""
+    tests = [
+        plan.test(contender, seed)
+        for contender in plan.contenders
+        for seed in plan.seeds
+        if seed not in trained.diverged.get(contender.name, ())
+    ]
     for job, _ in runner.do_all(tests):
         logger.info("%s: scored", job.name)
-    rows = table.rows_of(plan, choices, {name: sorted(seeds) for name, seeds in diverged.items()})
+    plan.seal()
+
+
+def _tell(plan: Plan, trained: _Trained) -> Comparison:
+    choices = trained.choices
+    found = {} if isinstance(plan, ShotsPlan) else ratios.measure(plan, plan.settings.ratio_rounds)
+    rows = table.rows_of(plan, choices, trained.diverged, found)
     texts = table.notes(plan, rows, choices, len(plan.clips.test))
-    texts += _forgotten(plan)
+    texts += [*ratios.told(found), *late_notes(plan), *_forgotten(plan)]
     table.write_results(plan, rows, choices, texts)
     files = (plan.out / table.RESULTS, plan.out / table.TABLE, *plots.draw_all(rows, plan.out))
     text = "\n".join([*table.as_text(rows), "", *texts, "files: " + ", ".join(map(str, files))])

@@ -2,10 +2,11 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from apt_peft.training.base import check_precision, read_config
 from apt_peft.training.checkpoints import write_json
 from apt_peft.training.data import AUTO_CACHE_BYTES
 from apt_peft.training.optimizer import learning_rates
+from apt_peft.training.options import random_changes
 from apt_peft.training.settings import TrainSettings
 from apt_peft.video import Clip, DataSplits
 from apt_peft.video.clip import clip_name
@@ -65,6 +67,11 @@ class Runs:
         """Seeds of the runs on all training clips."""
         return range(self.settings.seeds)
 
+    @property
+    def frames(self) -> Path:
+        """Folder of decoded frames, which all runs share."""
+        return self.out / "frames"
+
     def parameters(self, contender: Contender) -> int:
         """Numbers that a contender trains beside the head."""
         return parameters(contender, self.shared, self.config)
@@ -98,7 +105,7 @@ class Runs:
             self._check_same(before, now)
             now["contenders"] = before["contenders"] | now["contenders"]
         self._write_lists()
-        write_json(path, now)
+        write_json(path, now | self._kept(before or {}))
 
     def settings_of(self, contender: Contender, out: Path, given: dict[str, Any]) -> dict[str, Any]:
         """Settings of a run, as plain values: on lists, without the test split, with frames that all runs share.
@@ -111,7 +118,7 @@ class Runs:
         cache, limit = self.shared.cache, self.shared.cache_limit
         if cache == "auto":
             kept = self.shared.sampling == "even" and self.shared.augment_resolution == "prepared"
-            cache = str(self.out / "frames") if kept else "none"
+            cache = str(self.frames) if kept else "none"
             limit = (limit or AUTO_CACHE_BYTES) if kept else None
         usual = {
             "out": str(out),
@@ -126,6 +133,7 @@ class Runs:
             "threads": self.threads(),
         }
         settings = contender.settings(self.shared, **usual | given)
+        settings = replace(settings, **stored_features(settings, self.config, self.frames.with_name("features")))
         return {name: value for name, value in settings.as_dict().items() if name != "resume"}
 
     def threads(self) -> int | None:
@@ -142,6 +150,10 @@ class Runs:
             "settings": own | self.shared.what_comes_out(),
             "contenders": {contender.name: contender.changes for contender in self.contenders},
         }
+
+    def _kept(self, before: dict[str, Any]) -> dict[str, Any]:
+        """What else the plan's file holds."""
+        return {}
 
     def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         changed = [
@@ -216,7 +228,61 @@ class TunedPlan(Runs):
         lists = self.lists(part)
         out = self.trials(contender) / name / f"part-{part}"
         given = {"train_list": lists["train"], "val_list": lists["val"], "seed": TRIAL_SEED}
+        length = self.trial_length()
+        # What counts is the last epoch, so no other is scored.
+        given |= length | {"validate_every": length["epochs"]}
         return Job(TRIAL, f"{contender.name} {name} part {part}", self.settings_of(contender, out, rates | given))
+
+    def trial_length(self) -> dict[str, Any]:
+        """How long a trial trains: settings of `train`."""
+        return self.length(self.settings.trial_epochs or self.shared.epochs)
+
+    def length(self, epochs: int) -> dict[str, Any]:
+        """Settings of `train` for another number of epochs, the warm-up being as long a part of them.
+
+        Args:
+            epochs: of the run.
+        """
+        warmup = self.shared.warmup_epochs
+        scaled = {} if warmup is None else {"warmup_epochs": warmup * epochs / self.shared.epochs}
+        return {"epochs": epochs, **scaled}
+
+    def steps_of_epoch(self, clips: int) -> int:
+        """Optimizer steps of an epoch.
+
+        Args:
+            clips: to train on.
+        """
+        batches = clips / self.shared.batch_size
+        whole = math.floor(batches) if self.shared.drop_last else math.ceil(batches)
+        return max(1, math.ceil(whole / self.shared.gradient_accumulation_steps))
+
+
+def parts_of(runs: Runs) -> tuple[int, int]:
+    """Clips to train on, and validation clips, of a validation part: as near as can be told before clips are divided."""
+    train, val = len(runs.clips.train), len(runs.clips.val)
+    held = val or round(train / runs.parts if runs.settings.folds else train * runs.shared.val_fraction)
+    return train if val else train - held, held
+
+
+def stored_features(settings: TrainSettings, config: Any, folder: Path) -> dict[str, Any]:
+    """Let runs of the head alone share what the frozen backbone makes of each clip, each epoch's draw of it apart.
+
+    They train on the numbers that they would have trained on; only trials after the first of a seed find them.
+
+    Args:
+        settings: of a run.
+        config: of the backbone, of transformers.
+        folder: of the features.
+
+    Returns:
+        Settings of `train`; none where the run changes what the backbone makes of a clip, or that may differ by step.
+    """
+    drops = any(getattr(config, name, 1) for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"))
+    if settings.method != "linear" or drops or settings.mixup or settings.cutmix:
+        return {}
+    views = settings.epochs if random_changes(settings) else None
+    return {"feature_cache": str(folder), "feature_views": views}
 
 
 def settle(settings: ManyRuns, shared: TrainSettings) -> tuple[DataSplits, Any]:

@@ -13,6 +13,7 @@ from apt_peft.comparison.contenders import Contender
 from apt_peft.comparison.cost import multiply_adds
 from apt_peft.comparison.many import ManyRuns
 from apt_peft.comparison.plan import Plan
+from apt_peft.comparison.ratios import Ratios
 from apt_peft.comparison.trials import WEIGHTS
 from apt_peft.comparison.tuning import Choice, edge_warnings, score_of
 from apt_peft.scores import read_together
@@ -38,6 +39,7 @@ class Row:
         beside_head: of these, those that are no head's.
         stored_bytes: of the adapter's weights, head included.
         multiply_adds: of a clip's forward; None where they can't be told.
+        ratios: measured cost, as `Ratios` has it; None where it was not measured.
         seeds: top-1 of each seed in per cent; None where training diverged.
         top1: their mean; None where a seed diverged.
         low: lower end of its interval.
@@ -57,6 +59,7 @@ class Row:
     stored_bytes: int | None
     multiply_adds: int | None
     seeds: list[float | None]
+    ratios: dict[str, Any] | None = None
     top1: float | None = None
     low: float | None = None
     high: float | None = None
@@ -77,13 +80,19 @@ def verdict(interval: Interval) -> str:
     return "better" if interval.low > 0 else "worse"
 
 
-def rows_of(plan: Plan, choices: Mapping[str, Choice], diverged: Mapping[str, Sequence[int]]) -> list[Row]:
+def rows_of(
+    plan: Plan,
+    choices: Mapping[str, Choice],
+    diverged: Mapping[str, Sequence[int]],
+    ratios: Mapping[str, Ratios] | None = None,
+) -> list[Row]:
     """The rows of a comparison whose runs are scored.
 
     Args:
         plan: the comparison.
         choices: rates by contender.
         diverged: contender -> seeds whose training diverged.
+        ratios: measured cost by contender.
 
     Returns:
         A row for each contender, in the plan's order.
@@ -113,6 +122,7 @@ def rows_of(plan: Plan, choices: Mapping[str, Choice], diverged: Mapping[str, Se
         name = contender.name
         seeds = [results[name, seed].top1 if (name, seed) in results else None for seed in plan.seeds]
         facts = _facts(plan, contender, choices[name]) | {"seeds": seeds}
+        facts["ratios"] = asdict(ratios[name]) if ratios and name in ratios else None
         if name not in right:
             rows.append(Row(**facts, verdict=f"diverged (seed {', '.join(map(str, diverged[name]))})"))
             continue
@@ -158,11 +168,16 @@ def as_text(rows: Sequence[Row], *, markdown: bool = False) -> list[str]:
     cost = any(row.multiply_adds is not None for row in rows)
     heads = ["method", "settings", "rates", "beside head", "trained", "bytes", *(["multiply-adds"] if cost else [])]
     heads += ["top-1 (%)", "difference to the reference"]
+    measured = any(row.ratios for row in rows)
+    if measured:
+        heads[-2:-2] = ["forward", "step", "memory"]
     cells = [heads]
     for row in rows:
         rates = ", ".join(f"{axis} {rate:g}{'!' if axis in row.edges else ''}" for axis, rate in row.rates.items())
         line = [row.name, row.settings, rates, f"{row.beside_head:,}", _number(row.trained_parameters)]
         line += [_number(row.stored_bytes), *([giga(row.multiply_adds)] if cost else [])]
+        if measured:
+            line += [f"{row.ratios[name]:.2f}x" if row.ratios else "-" for name in ("forward", "step", "memory")]
         line += [with_interval(row.top1, row.low, row.high, "")]
         apart = with_interval(row.difference, row.difference_low, row.difference_high, "+")
         line += [f"{apart} {row.verdict}" if row.difference is not None else row.verdict]
@@ -212,8 +227,9 @@ def notes(plan: Plan, rows: Sequence[Row], choices: Mapping[str, Choice], clips:
         if len(row.seeds) > 1 and None not in row.seeds
     ]
     where = f"{plan.parts} folds" if settings.folds else "a part" if not plan.clips.val else "the validation split"
+    short = f", in runs of {settings.trial_epochs} epochs" if settings.trial_epochs else ""
     found.append(
-        f"Rates were chosen among {', '.join(map(str, budgets))} of each contender on {where} of the training clips. "
+        f"Rates were chosen among {', '.join(map(str, budgets))} of each contender on {where} of the training clips{short}. "
         f"Test: {clips} clips, {settings.seeds} seed{'s' if settings.seeds > 1 else ''}, each touched once (ledger.jsonl). "
         f"Intervals ({settings.level:.0%}): seeds and clips drawn again, {settings.samples} times; differences on the same clips."
     )

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -19,11 +19,12 @@ from safetensors import safe_open
 from apt_peft.cli import main
 from apt_peft.comparison import CompareSettings, Ledger, compare
 from apt_peft.comparison.plan import make_plan
+from apt_peft.comparison.ratios import measure
 from apt_peft.comparison.search import Score, first_points
-from apt_peft.comparison.table import read_results
+from apt_peft.comparison.table import as_text, read_results
 from apt_peft.comparison.trials import TRIAL, Job, Runner, do
 from apt_peft.comparison.tuning import score_of, tune
-from apt_peft.errors import CheckpointError, ConfigError
+from apt_peft.errors import CheckpointError, ConfigError, DataError
 from apt_peft.training.settings import TrainSettings
 
 SEEDS, BUDGET = 2, 4
@@ -31,7 +32,7 @@ SEEDS, BUDGET = 2, 4
 
 def settings_of(backbone, data, out, **changes):
     own = {"model": str(backbone), "data": str(data), "out": str(out)}
-    given = {"methods": "linear,apt:2", "seeds": SEEDS, "budget_trials": BUDGET, "samples": 200}
+    given = {"methods": "linear,apt:2", "seeds": SEEDS, "budget_trials": BUDGET, "samples": 200, "ratio_rounds": 0}
     shared = TrainSettings(**own, epochs=1, batch_size=4, threads=1, val_fraction=0.25, progress=False)
     return CompareSettings(**own, **(given | changes)), shared
 
@@ -96,6 +97,9 @@ def test_the_best_of_equally_many_trials_was_chosen(done):
             assert line["top1"] == [entry["eval_top1"] for entry in run["history"] if "eval_top1" in entry][-1]
             assert run["result"]["test"] is None
             assert run["data"]["clips"] == {"training": 9, "validation": 3, "test": 0}
+            assert len([entry for entry in run["history"] if "eval_top1" in entry]) == 1, (
+                "what counts is the last epoch"
+            )
         edge = row.rates[next(iter(row.rates))] in (min(rates), max(rates))
         assert bool(row.edges) == edge
         assert any(f"WARNING: {row.name} is NOT TUNED" in note for note in result.notes) == edge
@@ -130,6 +134,34 @@ def test_files(done):
     assert not list(result.out.glob("trials/**/*.safetensors")), "weights of trials are of no use"
     assert not list(result.out.glob("**/checkpoints")), "nor checkpoints of finished runs"
     assert "no significant difference" in result.text or "worse" in result.text or "better" in result.text
+
+
+def test_features_of_the_head_alone_are_those_of_each_epochs_draw(done, quick):
+    """A trial from stored features against a run of `train` that reads the clips in each epoch."""
+    _, (own, shared) = done
+    plan = make_plan(own, replace(shared, epochs=3))
+    job = plan.trial(plan.contenders[0], (0.32,), 1)
+    assert job.settings["feature_views"] == 3
+    plain = {"feature_cache": None, "feature_views": None, "cache": "none", "cache_limit": None}
+    losses = []
+    for number, changes in enumerate(({}, plain)):
+        settings = job.settings | {"out": f"{quick().out}-{number}"} | changes
+        losses.append(do(Job(TRIAL, "linear", settings)))
+    assert losses[0]["top1"] == losses[1]["top1"]
+    assert losses[0]["loss"] == pytest.approx(losses[1]["loss"], abs=1e-5)
+
+
+def test_short_trials_have_a_whole_schedule(done):
+    _, (own, shared) = done
+    plan = make_plan(replace(own, trial_epochs=2), replace(shared, epochs=8, warmup_epochs=2.0, warmup_fraction=None))
+    job = plan.trial(plan.contenders[1], (0.1, 0.01), 1)
+    assert {name: job.settings[name] for name in ("epochs", "warmup_epochs", "validate_every")} == {
+        "epochs": 2, "warmup_epochs": 0.5, "validate_every": 2,
+    }  # fmt: skip
+    run = plan.run(plan.contenders[1], (0.1, 0.01), 0)
+    assert {name: run.settings[name] for name in ("epochs", "warmup_epochs", "validate_every")} == {
+        "epochs": 8, "warmup_epochs": 2.0, "validate_every": 1,
+    }  # fmt: skip
 
 
 def test_again_changes_nothing(done):
@@ -191,6 +223,60 @@ def test_forgetting_is_said_in_the_table(done):
         )
 
 
+def test_what_is_added_after_the_test_is_told(done):
+    result, (own, shared) = done
+    kept = [result.out / name for name in ("ledger.jsonl", "results.jsonl", "table.md", "plan.json")]
+    with as_before(*kept):
+        again = compare(replace(own, methods="linear", reference="linear", seeds=SEEDS + 1), shared)
+        assert (
+            "WARNING: added AFTER THE TEST SPLIT WAS TOUCHED, so that its scores may have led to it: linear seed 2."
+            in again.notes
+        )
+    assert not any("AFTER" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("cheat", ["deleted", "cut", "written anew"])
+def test_a_ledger_that_lost_lines_with_their_scores(done, cheat, tmp_path):
+    result, settings = done
+    ledger, scores = result.out / "ledger.jsonl", list(result.out.glob("test/*/*.safetensors"))
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    with as_before(ledger, *scores):
+        for file in scores:
+            file.unlink()
+        ledger.unlink()
+        if cheat == "cut":
+            ledger.write_bytes(b"".join(lines[:2]))
+        elif cheat == "written anew":
+            for _ in range(2):
+                for seed in range(2 * SEEDS):
+                    Ledger(ledger).touch("linear", seed, adapter="0", scores=tmp_path / "none")
+        count = {"deleted": 0, "cut": 2, "written anew": 4 * SEEDS}[cheat]
+        message = (
+            f"ledger ({ledger}) must have the {4 * SEEDS} lines that the comparison ended with, but it has {count}, or others: "
+            "it was taken away or written anew. Restore the file, or begin anew in another folder."
+        )
+        with raises_exactly(DataError, message):
+            compare(*settings)
+
+
+def test_measured_ratios(done, backbone, data, tmp_path):
+    _, (own, shared) = done
+    plan = make_plan(replace(own, methods="linear,lora:2,apt:2+gate2", out=str(tmp_path)), shared)
+    found = measure(plan, 2)
+    assert {name: (item.rounds, item.batch, item.device) for name, item in found.items()} == dict.fromkeys(
+        ("linear", "lora:2", "apt:2+gate2"), (2, 1, "cpu")
+    )
+    # What is kept is counted and not timed: the head alone keeps next to nothing, and full tuning the most.
+    assert found["linear"].memory < 0.1 < found["lora:2"].memory < 1
+    assert all(item.forward > 0 and item.step > 0 for item in found.values())
+    assert measure(plan, 2) == found, "what was measured is read"
+    assert measure(replace(plan, contenders=[]), 0) == {}
+    rows = [replace(row, ratios=asdict(found["linear"])) for row in done[0].rows]
+    head, _, first, *_ = as_text(rows, markdown=True)
+    place = head.split(" | ").index("memory")
+    assert first.split(" | ")[place] == f"{found['linear'].memory:.2f}x"
+
+
 def test_another_comparison_in_the_same_folder_is_refused(done):
     result, (own, shared) = done
     message = (
@@ -207,7 +293,14 @@ def test_killed_and_gone_on_with_it_is_what_it_is_undisturbed(done, backbone, da
     out = tmp_path / "out"
     words = [sys.executable, "-m", "apt_peft", "compare", "--jobs", "2", "--out", str(out)]
     given = {"model": own.model, "data": own.data, "methods": own.methods, "seeds": SEEDS, "budget_trials": BUDGET}
-    given |= {"samples": own.samples, "epochs": 1, "batch_size": 4, "threads": 1, "val_fraction": 0.25}
+    given |= {
+        "samples": own.samples,
+        "ratio_rounds": 0,
+        "epochs": 1,
+        "batch_size": 4,
+        "threads": 1,
+        "val_fraction": 0.25,
+    }
     for name, value in given.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
@@ -226,6 +319,46 @@ def test_killed_and_gone_on_with_it_is_what_it_is_undisturbed(done, backbone, da
     wanted, found = ([line for line in read_results(x.out) if line["kind"] != "setup"] for x in (undisturbed, result))
     assert found == wanted
     assert sorted(events(out)) == sorted(events(undisturbed.out))
+
+
+def test_few_shots(backbone, data, tmp_path):
+    settings = settings_of(backbone, data, tmp_path / "out", shots=(1, 2), shot_steps=2, seeds=1)
+    result = compare(*settings)
+    lines = read_results(result.out)
+    assert [(line["shots"], line["name"]) for line in lines if line["kind"] == "contender"] == [
+        (shots, name) for shots in (1, 2) for name in ("linear", "apt:2")
+    ]
+    first, last, means = [], [], {}
+    for shots in (1, 2):
+        out = result.out / f"shots-{shots}"
+        for name in ("linear", "apt:2"):
+            right = []
+            for seed in range(1):
+                run = json.loads((out / "runs" / name.replace(":", "=") / f"seed-{seed}" / "run.json").read_text())
+                assert run["data"]["clips"] == {"training": 3 * shots, "validation": 0, "test": 0}
+                assert run["steps"] == 2
+                last.append(run["finished"])
+                scores, targets = stored(out, name, seed)
+                right.append(100 * float(np.mean(np.argmax(scores, axis=1) == targets)))
+            means[shots, name] = sum(right)
+        first.append(Ledger(out / "ledger.jsonl").records()[0]["time"])
+        assert len(events(out)) == 2 * 2
+    assert max(last) <= min(first), "all is trained before the test split is touched"
+    rows = {(line["shots"], line["name"]): line for line in lines if line["kind"] == "contender"}
+    assert {key: row["top1"] for key, row in rows.items()} == pytest.approx(means)
+    table = (result.out / "table.md").read_text().splitlines()
+    assert table[0] == "| method |  | 1 of each class | 2 of each class |"
+    row = rows[2, "linear"]
+    assert (
+        f"{row['difference']:+.1f} [{row['difference_low']:+.1f}, {row['difference_high']:+.1f}] {row['verdict']}"
+        in table[3]
+    )
+    assert {path.name for path in result.files} == {
+        *("results.jsonl", "table.md", "accuracy-shots.png", "accuracy-shots.svg"),
+    }
+    before = (result.out / "results.jsonl").read_bytes()
+    assert compare(*settings).rows == result.rows
+    assert (result.out / "results.jsonl").read_bytes() == before
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(backbone, data, tmp_path, capsys):

@@ -9,10 +9,12 @@ from models import tiny_videomae
 from apt_peft.baselines.methods import trained_parameters
 from apt_peft.comparison import CompareSettings, compare
 from apt_peft.comparison.contenders import parameters, read_contenders
+from apt_peft.comparison.cost import counted, multiply_adds
 from apt_peft.comparison.ledger import locked
 from apt_peft.comparison.plan import make_plan
 from apt_peft.comparison.settings import from_arguments
 from apt_peft.comparison.tuning import Choice, edge_warnings
+from apt_peft.cost import Shapes
 from apt_peft.errors import ConfigError, DataError
 from apt_peft.training.settings import TrainSettings
 
@@ -100,6 +102,31 @@ def test_sizes_that_match(shared, config, wanted):
                 assert abs(count - number) <= abs(parameters(beside, shared, config) - number), (
                     "no other size is nearer"
                 )
+
+
+def test_sizes_that_match_of_blocks(shared, config):
+    found = read("oft,partial", shared, config, match="700")
+    counts = {size: trained_parameters("oft", config, size) for size in (2, 4, 8, 16, 32)}
+    size = found["oft"].changes["method_size"]
+    assert abs(counts[size] - 700) == min(abs(count - 700) for count in counts.values())
+    assert read("partial", shared, config, match="100000000")["partial"].changes["method_size"] == 3, "all blocks"
+
+
+@pytest.mark.parametrize("name", ["apt:5", "lora:2", "vpt-deep:3", "adaptformer:4", "linear", "full", "oft:4"])
+def test_multiply_adds_of_both_counters(shared, config, name):
+    settings = read(name, shared, config)[name].settings(shared)
+    assert multiply_adds(settings, config) == counted(settings, config)
+
+
+def test_multiply_adds_of_a_gate(shared, config):
+    count = {
+        name: multiply_adds(read(name, shared, config)[name].settings(shared), config)
+        for name in ("apt:5", "apt:5+gate4")
+    }
+    shapes = Shapes.of_config(config)
+    # Each token's key of each head with each direction, and one head dimension more in both products of the attention.
+    gate = shapes.layers * shapes.tokens * (shapes.hidden * 4 + 2 * shapes.heads * (shapes.tokens + 5))
+    assert count["apt:5+gate4"] - count["apt:5"] == gate
 
 
 WRONG = {
