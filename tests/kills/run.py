@@ -92,6 +92,20 @@ def scored(out: Path) -> dict[str, object]:
     return {"scores": scores, "tables": files(out / "tables"), "files": sorted(path.name for path in out.iterdir())}
 
 
+def compared(out: Path) -> dict[str, object]:
+    """What a comparison came to: its numbers, its scores and weights, and the touches of the test split, each of them once."""
+    records = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+    touches = sorted((record["event"], record["method"], record["seed"]) for record in records)
+    return {
+        "results": (out / "results.jsonl").read_text(),
+        "table": (out / "table.md").read_text(),
+        "scores": files(out / "test"),
+        "weights": {path.parent.as_posix(): content(path) for path in out.glob("runs/*/*/adapter_model.safetensors")},
+        # One that was killed is ended with the same weights.
+        "touches": [touch for touch in touches if touch[0] != "resume"],
+    }
+
+
 def cases(place: Path) -> dict[str, Case]:
     """The commands, on clips and a backbone that are made in a place."""
     data, backbone, adapter = place / "data", place / "backbone", place / "adapter"
@@ -128,6 +142,24 @@ def cases(place: Path) -> dict[str, Case]:
                 *WORKING,
             ],
             lambda out, printed: scored(out),
+        ),
+        "compare": Case(
+            lambda out: [
+                *(
+                    "compare",
+                    "--model",
+                    str(backbone),
+                    "--data",
+                    str(data),
+                    "--methods",
+                    "linear,apt:2",
+                    "--out",
+                    str(out),
+                ),
+                *("--seeds", "1", "--budget-trials", "4", "--epochs", "1", "--batch-size", "8", "--ratio-rounds", "0"),
+                *("--samples", "200", "--threads", "1"),
+            ],
+            lambda out, printed: compared(out),
         ),
     }
 
