@@ -279,6 +279,8 @@ def training_arguments(settings: TrainSettings, *, folder: Path, validates: bool
             "greater_is_better": True,
         }
     on_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    # Trainer refuses bf16 on a CPU that it was not told to take.
+    on_cpu = settings.device == "cpu" or (settings.bf16 and not torch.accelerator.is_available())
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
@@ -289,7 +291,7 @@ def training_arguments(settings: TrainSettings, *, folder: Path, validates: bool
         fp16=settings.fp16,
         seed=settings.seed,
         data_seed=settings.seed,
-        use_cpu=settings.device == "cpu" or (processes.world_size() > 1 and processes.on_cpu(settings.device)),
+        use_cpu=on_cpu or (processes.world_size() > 1 and processes.on_cpu(settings.device)),
         dataloader_num_workers=settings.workers,
         dataloader_persistent_workers=settings.workers > 0,
         dataloader_prefetch_factor=settings.prefetch if settings.workers else None,

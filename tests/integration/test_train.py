@@ -49,9 +49,10 @@ def trained(backbone, data, tmp_path_factory):
 
 
 def test_validations_that_were_left_out(quick):
-    result = train(quick(epochs=5, validate_every=2, val_fraction=0.25, test=False, method="linear"))
+    result = train(quick(epochs=5, validate_every=2, val_fraction=0.25, test=False, method="linear", bf16=True))
     history = json.loads((result.out / "run.json").read_text())["history"]
     assert [entry["epoch"] for entry in history if "eval_top1" in entry] == [2, 4, 5]
+    assert json.loads((result.out / "run.json").read_text())["precision"] == "bfloat16", "on a CPU nobody asked for"
     best = max((entry for entry in history if "eval_top1" in entry), key=lambda entry: entry["eval_selection"])
     assert result.validation_top1 == best["eval_top1"]
 
