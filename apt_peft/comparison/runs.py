@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_peft import flags
+from apt_peft.baselines.common import VIDEOMAE
 from apt_peft.comparison.contenders import Contender, parameters
 from apt_peft.comparison.many import ManyRuns, TunedRuns
 from apt_peft.comparison.search import Point
@@ -278,8 +279,10 @@ def stored_features(settings: TrainSettings, config: Any, folder: Path) -> dict[
     Returns:
         Settings of `train`; none where the run changes what the backbone makes of a clip, or that may differ by step.
     """
-    drops = any(getattr(config, name, 1) for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"))
-    if settings.method != "linear" or drops or settings.mixup or settings.cutmix:
+    if settings.method != "linear" or config.model_type != VIDEOMAE:  # the head of others may be no chain
+        return {}
+    drops = config.hidden_dropout_prob or config.attention_probs_dropout_prob
+    if drops or settings.mixup or settings.cutmix:
         return {}
     views = settings.epochs if random_changes(settings) else None
     return {"feature_cache": str(folder), "feature_views": views}
