@@ -20,6 +20,7 @@ from ..errors import TargetError
 from .families import forward_function
 from .functional import Prompts, append_prompts, extend_mask, flash_mask, pad_mask
 from .gate import gate_scores, gated
+from .lean import attend, keeps_little
 from .probe import AttentionCall
 from .seams import softmax_attention
 
@@ -109,6 +110,8 @@ def attention_prompt_forward(
         attention_mask = flash_mask(attention_mask, prompts, key.shape[0], num_tokens)
     else:
         attention_mask = extend_mask(attention_mask, prompts, query, num_tokens)
+        if keeps_little(implementation, query, key, value, attention_mask, prompts, kwargs):
+            return attend(query, key, value, prompts, kwargs.get("scaling")), None
     if position_bias is not None:
         kwargs["position_bias"] = pad_mask(position_bias, prompts.keys.shape[-2])
     if name == "eager" and attention_mask is not None and layer.eager_ignores_masks:

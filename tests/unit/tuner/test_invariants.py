@@ -226,7 +226,10 @@ def test_gradient_checkpointing_changes_nothing(use_reentrant, prompt_dropout):
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
     assert all(gradient is not None for gradient in gradients[1].values())
     for name, gradient in gradients[0].items():
-        assert torch.equal(gradient, gradients[1][name]), name
+        if "layer.0." in name:  # transformers lets the input of checkpointed blocks need a gradient: see tuner/lean.py
+            assert torch.allclose(gradient, gradients[1][name], rtol=1e-5, atol=1e-8), name
+        else:
+            assert torch.equal(gradient, gradients[1][name]), name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
