@@ -1,18 +1,23 @@
-"""What the prompted attention could keep and copy less: variants of the one function, in time and in bytes.
+"""What the prompted attention keeps and copies, against other ways: in time and in bytes.
 
-    python examples/benchmarks/attention_kept.py --check                 # gradients against the plain one, and bytes; seconds
-    python examples/benchmarks/attention_kept.py --rounds 21 --out docs/results/attention_kept.jsonl
+    python examples/benchmarks/attention_kept.py --check                 # gradients against plain autograd's, and bytes; seconds
+    python examples/benchmarks/attention_kept.py --rounds 21 --one-layer --out docs/results/attention_kept.jsonl
 
-Variants, each in the place of `[K ; P_k]`, `[V ; P_v]` and torch's attention in every prompted layer:
+Variants of what happens in every prompted layer:
 
-- plain: what the package does. Autograd keeps the joined keys and values, for each head and clip a copy of the prompts.
-- rejoin: one autograd function. It keeps keys, values and prompts apart and joins them again in the backward.
-- prompts only: rejoin, and where keys and values need no gradient (the first prompted layer) the backward computes the
-  gradients of the prompts' columns alone: N x P instead of five times N x (N + P), and neither keys nor values are kept.
-- room: keys and values are projected into buffers with room for the prompts, so that the tokens are not copied. It is for
-  one layer's projections and attention by itself, forward alone (`--room`): in a model it needs the projections' seam.
+- joined: torch's attention over `[K ; P_k]`, `[V ; P_v]`. Autograd keeps the joined keys and values, for each head and clip a
+  copy of the prompts. The package does so wherever `apt_peft/tuner/lean.py` stands aside.
+- rejoin: keys, values and prompts are kept apart and joined again in the backward.
+- package: rejoin, and where keys and values need no gradient (the first prompted layer) the backward computes the gradients
+  of the prompts' columns alone: N x P instead of five times N x (N + P), and neither keys nor values are kept.
 
-CPU, float32 or bfloat16: the fused kernels are called by their names there.
+With `--one-layer`, for one layer's projections and attention by itself, forward alone:
+
+- room: keys and values are projected into buffers with room for the prompts, so that the tokens are not copied. In a model
+  it needs the projections' seam.
+- split: tokens and prompts attended to apart, and merged by their logarithms of sums.
+
+CPU, float32: the fused kernels are called by their names there.
 """
 
 import argparse
@@ -30,59 +35,29 @@ from apt_peft.cost.arithmetic import VIT_S, Shapes
 from apt_peft.cost.contenders import Contender, build, example
 from apt_peft.cost.measure import in_turns, ratio, training_step
 from apt_peft.cost.memory import saved_by
+from apt_peft.tuner import interface
 from apt_peft.tuner.functional import append_prompts
 from apt_peft.tuner.interface import IMPLEMENTATION, attention_prompt_forward
 
-flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+def joined(*args: Any, **kwargs: Any) -> Any:
+    """Attention of a wrapped module without `lean.py`."""
+    stands_for = interface.keeps_little
+    interface.keeps_little = lambda *given: False
+    try:
+        return attention_prompt_forward(*args, **kwargs)
+    finally:
+        interface.keeps_little = stands_for
 
 
-class Rejoin(torch.autograd.Function):
-    """Attention over tokens and prompts that joins them anew for its backward."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, p_key: Tensor, p_value: Tensor, scaling: float,
-                alone: bool) -> Tensor:  # fmt: skip
-        joined = append_prompts(key, p_key), append_prompts(value, p_value)
-        output, logsumexp = flash(query, *joined, 0.0, False, scale=scaling)
-        ctx.scaling = scaling
-        ctx.alone = alone and not any(ctx.needs_input_grad[:3])
-        kept = (query, p_key, p_value, output, logsumexp)
-        ctx.save_for_backward(*kept, *(() if ctx.alone else (key, value)))
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, p_key, p_value, output, logsumexp, *tokens = ctx.saved_tensors
-        if ctx.alone:
-            scores = query @ p_key.to(query.dtype).t() * ctx.scaling  # (B, H, N, P)
-            weights = (scores.float() - logsumexp.view(*scores.shape[:3], 1)).exp().to(query.dtype)
-            towards = grad @ p_value.to(grad.dtype).t() - (grad * output).sum(-1, keepdim=True)
-            d_key = torch.einsum("bhnp,bhnd->pd", weights * towards, query) * ctx.scaling
-            d_value = torch.einsum("bhnp,bhnd->pd", weights, grad)
-            return None, None, None, d_key.to(p_key.dtype), d_value.to(p_value.dtype), None, None
-        key, value = tokens
-        n = key.shape[2]
-        joined = append_prompts(key, p_key), append_prompts(value, p_value)
-        d_query, d_key, d_value = flash_backward(
-            grad, query, *joined, output, logsumexp, 0.0, False, scale=ctx.scaling
-        )  # fmt: skip
-        prompts = (part[:, :, n:].sum((0, 1)).to(p_key.dtype) for part in (d_key, d_value))
-        return d_query, d_key[:, :, :n], d_value[:, :, :n], *prompts, None, None
+def rejoin(module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Attention of a wrapped module in which the keys of the first layer, too, ask for a gradient."""
+    if torch.is_grad_enabled() and not key.requires_grad:
+        key = key.detach().requires_grad_()
+    return attention_prompt_forward(module, query, key, value, *args, **kwargs)
 
 
-def variant(alone: bool) -> Callable[..., tuple[Tensor, None]]:
-    """An attention function for wrapped modules, in transformers' signature; shared prompts, no masks, no gates."""
-
-    def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        prompts = module.config.prompt_layer.prompts_of_batch()
-        output = Rejoin.apply(query, key, value, prompts.keys, prompts.values, kwargs["scaling"], alone)
-        return output.transpose(1, 2).contiguous(), None
-
-    return attend
-
-
-VARIANTS = {"plain": attention_prompt_forward, "rejoin": variant(False), "prompts only": variant(True)}
+VARIANTS: dict[str, Callable[..., Any]] = {"joined": joined, "rejoin": rejoin, "package": attention_prompt_forward}
 
 
 def using(name: str, run: Callable[[], Any]) -> Callable[[], Any]:
@@ -106,7 +81,7 @@ def gradients(model: torch.nn.Module, inputs: dict[str, Tensor]) -> dict[str, Te
 
 
 def check(shapes: Shapes) -> None:
-    """Compare all variants' gradients with the plain one's, without dropout.
+    """Compare all variants' gradients with those of joined tensors, without dropout.
 
     Raises:
         AssertionError: they differ.
@@ -124,38 +99,51 @@ def check(shapes: Shapes) -> None:
         assert largest < 1e-4, name
 
 
-def room(shapes: Shapes, count: int, rounds: int) -> float:
-    """One layer's key and value projections with attention, forward: buffers with room against joining."""
+def one_layer(shapes: Shapes, count: int, rounds: int) -> dict[str, float]:
+    """One layer's projections with attention, forward: other ways against joining."""
     n, h, heads = shapes.tokens, shapes.hidden, shapes.heads
     tokens, weights = torch.randn(1, n, h), [torch.randn(h, h) * h**-0.5 for _ in range(3)]
     prompts = torch.randn(2, count, h // heads)
     buffers = torch.empty(2, 1, n + count, h)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
-    def split(states: Tensor) -> Tensor:
+    def project(states: Tensor) -> Tensor:
         return states.view(1, -1, heads, h // heads).transpose(1, 2)
 
     def joining() -> Tensor:
-        query, key, value = (split(tokens @ weight) for weight in weights)
-        joined = append_prompts(key, prompts[0]), append_prompts(value, prompts[1])
-        return torch.nn.functional.scaled_dot_product_attention(query, *joined)
+        query, key, value = (project(tokens @ weight) for weight in weights)
+        return attention(query, append_prompts(key, prompts[0]), append_prompts(value, prompts[1]))
 
-    def with_room() -> Tensor:
-        query = split(tokens @ weights[0])
+    def room() -> Tensor:
+        query = project(tokens @ weights[0])
         for buffer, weight, prompt in zip(buffers, weights[1:], prompts, strict=True):
             torch.mm(tokens[0], weight, out=buffer[0, :n])
             buffer[0, n:].view(count, heads, -1).copy_(prompt[:, None].expand(-1, heads, -1))
-        return torch.nn.functional.scaled_dot_product_attention(query, split(buffers[0]), split(buffers[1]))
+        return attention(query, project(buffers[0]), project(buffers[1]))
+
+    def split() -> Tensor:
+        query, key, value = (project(tokens @ weight) for weight in weights)
+        output, of_tokens = fused(query, key, value, 0.0, False)
+        scores = (query @ prompts[0].t()).mul_(query.shape[-1] ** -0.5)
+        total = torch.logaddexp(of_tokens, scores.logsumexp(-1))
+        of_prompts = scores.sub_(total[..., None]).exp_() @ prompts[1]
+        return torch.addcmul(of_prompts, output, (of_tokens - total).exp_()[..., None])
 
     with torch.no_grad():
-        assert torch.allclose(joining(), with_room(), atol=1e-4)
-        return ratio(in_turns({"joining": joining, "room": with_room}, rounds, "cpu"), "room", "joining")
+        for other in (room, split):
+            assert torch.allclose(joining(), other(), atol=1e-4)
+        table = in_turns({"joining": joining, "room": room, "split": split}, rounds, "cpu")
+    return {name: ratio(table, name, "joining") for name in ("room", "split")}
 
 
 def main() -> None:
     """Check, then measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare gradients and count bytes, measure no time")
-    parser.add_argument("--room", action="store_true", help="also measure buffers with room, forward of one layer")
+    parser.add_argument(
+        "--one-layer", action="store_true", help="also measure other ways to join, forward of one layer"
+    )
     parser.add_argument("--prompts", type=int, nargs="+", default=[100, 400])
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--batch", type=int, default=1)
@@ -175,7 +163,7 @@ def main() -> None:
         for name in VARIANTS:
             kept[name] = using(name, lambda model=sides["apt"], given=inputs: saved_by(model, given).total)()
         found = [
-            ("bytes kept", name, base, kept[name] / kept[base]) for name in VARIANTS for base in ("lora r=8", "plain")
+            ("bytes kept", name, base, kept[name] / kept[base]) for name in VARIANTS for base in ("lora r=8", "joined")
         ]
         if not options.check:
             step = training_step(sides["apt"], inputs)
@@ -184,11 +172,11 @@ def main() -> None:
             found += [
                 ("training step", name, base, ratio(table, name, base))
                 for name in VARIANTS
-                for base in ("lora r=8", "plain")
+                for base in ("lora r=8", "joined")
             ]
-        if options.room:
-            value = room(shapes, count, options.rounds)
-            found.append(("forward of one layer's projections and attention", "room", "joining", value))
+        if options.one_layer:
+            what = "forward of one layer's projections and attention"
+            found += [(what, n, "joining", value) for n, value in one_layer(shapes, count, options.rounds).items()]
         for what, name, base, value in found:
             if name == base:
                 continue
@@ -197,7 +185,7 @@ def main() -> None:
             if options.out:
                 record = {
                     "P": count, "what": what, "ours": name, "baseline": base, "ratio": round(value, 4),
-                    **{k: v for k, v in vars(options).items() if k not in ("out", "prompts", "check", "room")},
+                    **{k: v for k, v in vars(options).items() if k not in ("out", "prompts", "check", "one_layer")},
                     "torch": torch.__version__, "machine": platform.machine(),
                 }  # fmt: skip
                 with options.out.open("a", encoding="utf-8") as file:
