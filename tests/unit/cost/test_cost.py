@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from apt_peft.cost import peak
 from apt_peft.cost.arithmetic import VIT_S, Shapes, multiply_adds, total
 from apt_peft.cost.contenders import Contender, build, config_of, contenders, example
 from apt_peft.cost.curves import FRAMES, PROMPTS, curve_rows
-from apt_peft.cost.measure import Place, baselines_of, in_turns, ratio, sides_of, training_step
+from apt_peft.cost.measure import Place, baselines_of, in_turns, ratio, seconds, sides_of, training_step
 from apt_peft.cost.memory import saved_bytes
 
 TINY = Shapes(hidden=32, layers=3, heads=2, mlp=64, image=(16, 16), patch=(8, 8), frames=4, labels=3)
@@ -166,6 +167,17 @@ def test_sides_run_in_turns_and_ratios_are_within_a_round(monkeypatch):
     assert len(turns) == 9
     assert set(turns) == {("a", "b"), ("b", "a")}
     assert ratio(table, "a", "b") == 1.5  # each round is slower than the one before it, for both sides
+
+
+@pytest.mark.parametrize(("threads", "counted"), [(1, False), (2, True)])
+def test_with_one_thread_the_time_is_what_the_process_computes(threads, counted):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = seconds(lambda: time.sleep(0.2), "cpu")
+    finally:
+        torch.set_num_threads(before)
+    assert (found >= 0.2) == counted
 
 
 def test_baselines():
