@@ -110,7 +110,7 @@ def attention_prompt_forward(
         attention_mask = flash_mask(attention_mask, prompts, key.shape[0], num_tokens)
     else:
         attention_mask = extend_mask(attention_mask, prompts, query, num_tokens)
-        if keeps_little(implementation, query, key, value, attention_mask, prompts, kwargs):
+        if layer.probe is None and keeps_little(implementation, query, key, value, attention_mask, prompts, kwargs):
             return attend(query, key, value, prompts, kwargs.get("scaling")), None
     if position_bias is not None:
         kwargs["position_bias"] = pad_mask(position_bias, prompts.keys.shape[-2])

@@ -254,3 +254,16 @@ def test_a_prompt_that_changes_before_the_backward_is_told():
         prompt_layers(model)[0].attention_prompt_key["default"].mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_a_probe_sees_every_call(model):
+    seen = []
+
+    class Probe:
+        change = staticmethod(lambda prompts: prompts)
+        see = staticmethod(seen.append)
+
+    for layer in prompt_layers(model):
+        layer.probe = Probe()
+    model(pixel_values=clips(), labels=LABELS).loss.backward()
+    assert [call.num_prompt_tokens for call in seen] == [7] * 3
