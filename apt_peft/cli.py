@@ -25,6 +25,8 @@ COMMANDS = {
     "evaluate": ("score an adapter on labelled clips: top-1, classes, confusion, errors", "apt_peft.commands.evaluate"),
     "score": ("scores of evaluate to numbers with intervals, differences, ensembles", "apt_peft.commands.score"),
     "compare": ("ways to train, tuned alike, tested once: one table with intervals", "apt_peft.commands.compare"),
+    "robustness": ("rates with and without reparameterization: how many are good", "apt_peft.commands.robustness"),
+    "sweep-prompts": ("accuracy and cost against the number of prompts, each tuned", "apt_peft.commands.sweep_prompts"),
     "predict": ("name what is in a clip or a folder of clips", "apt_peft.commands.predict"),
     "cost": ("what methods cost: multiply-adds, memory and time, from shapes and measured", "apt_peft.commands.cost"),
     "export": ("an adapter to ONNX, a torch program or a folded adapter, checked", "apt_peft.commands.export"),
@@ -80,7 +82,7 @@ def _run(given: list[str]) -> int:
         prog="apt-peft",
         description="Attention Prompt Tuning for video transformers.",
         epilog="commands:\n"
-        + "".join(f"  {name:10}{text}\n" for name, (text, _) in COMMANDS.items())
+        + "".join(f"  {name:14}{text}\n" for name, (text, _) in COMMANDS.items())
         + "\nexample:\n  apt-peft demo\n\nMore on a command: apt-peft COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="apt-peft COMMAND ...",

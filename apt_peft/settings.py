@@ -304,6 +304,8 @@ def _text(value: Any) -> str:
     """A default as a user would type it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return " ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
     return str(value)
 
 

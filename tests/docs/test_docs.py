@@ -19,6 +19,7 @@ import apt_peft.export
 import apt_peft.insight
 import apt_peft.pruning
 import apt_peft.scores
+import apt_peft.sweeps
 import apt_peft.video
 
 # by tests/unit/checkpoints/test_checkpoint_docs.py and tests/docs/test_export_page.py
@@ -76,7 +77,7 @@ def test_every_page_is_in_the_index():
 MODULES = [
     apt_peft, apt_peft.baselines, apt_peft.video, apt_peft.checkpoints, apt_peft.doctor, apt_peft.export,
     apt_peft.scores, apt_peft.comparison, apt_peft.cost, apt_peft.insight,
-    apt_peft.pruning,
+    apt_peft.pruning, apt_peft.sweeps,
 ]  # fmt: skip
 API = (DOCS / "api.md").read_text(encoding="utf-8")
 
