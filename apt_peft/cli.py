@@ -29,6 +29,8 @@ COMMANDS = {
     "sweep-prompts": ("accuracy and cost against the number of prompts, each tuned", "apt_peft.commands.sweep_prompts"),
     "predict": ("name what is in a clip or a folder of clips", "apt_peft.commands.predict"),
     "cost": ("what methods cost: multiply-adds, memory and time, from shapes and measured", "apt_peft.commands.cost"),
+    "prompts": ("what an adapter's prompts do: attention, ranks, sizes, dead ones", "apt_peft.commands.prompts"),
+    "prune": ("keep an adapter's best prompts, and measure what that costs", "apt_peft.commands.prune"),
     "export": ("an adapter to ONNX, a torch program or a folded adapter, checked", "apt_peft.commands.export"),
     "convert": ("weight files of the reference and of VideoMAE to folders and back", "apt_peft.checkpoints.command"),
     "demo": ("see it work, offline, in two minutes", "apt_peft.demo.command"),

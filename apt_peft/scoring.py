@@ -24,7 +24,7 @@ from apt_peft.training import processes
 from apt_peft.training.data import clip_name
 from apt_peft.training.datasets import video_dataset
 from apt_peft.training.record import EVALUATION
-from apt_peft.video import Clip, UnreadableVideoError, read_data
+from apt_peft.video import Clip, DataSplits, UnreadableVideoError, read_data
 from apt_peft.video.backends import choose_decoder
 from apt_peft.video.clip import VIDEO_SUFFIXES
 from apt_peft.video.data import LABELS_FILE
@@ -73,17 +73,10 @@ class ScoringSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(ScoringSettings):
-    """Every flag of `apt-peft evaluate`."""
+class LabelledSettings(ScoringSettings):
+    """What commands that take labelled clips need to know besides."""
 
     data: str = setting(TEXT, "labelled clips, as for train", group=WHAT, metavar="DATA")
-    split: str | None = setting(
-        TEXT,
-        "which clips (default: test, else val, else all there are)",
-        None,
-        choices=("train", "val", "test"),
-        group=WHAT,
-    )
     train_list: str | None = setting(
         TEXT, "file of training clips, `path label` lines", None, group=WHAT, metavar="FILE"
     )
@@ -94,6 +87,19 @@ class EvaluateSettings(ScoringSettings):
     layout: str = flags.layout(group=WHAT)
     split_number: int = flags.split_number(group=WHAT)
     labels: str | None = setting(TEXT, "file of the data's class names, one a line", None, group=WHAT, metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(LabelledSettings):
+    """Every flag of `apt-peft evaluate`."""
+
+    split: str | None = setting(
+        TEXT,
+        "which clips (default: test, else val, else all there are)",
+        None,
+        choices=("train", "val", "test"),
+        group=WHAT,
+    )
     out: str | None = setting(
         TEXT,
         "folder for tables and pictures (default: ADAPTER/evaluation, with -train or -val for these splits; none for an "
@@ -251,9 +257,7 @@ def predict(settings: PredictSettings) -> list[dict[str, Any]]:
 
 def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[str, list[Clip]]:
     """The clips to score, their labels numbered as the adapter numbers them."""
-    own = Path(settings.data) / LABELS_FILE
-    names: Any = settings.labels or (own if own.is_file() else list(labels))
-    found = flags.read_clips(settings, labels=names)
+    found = read_labelled(settings, labels)
     for warning in [*found.warnings, *shared_groups(found, settings.data)]:
         logger.warning("%s", warning)
     split = settings.split or next((split for split in ("test", "val") if getattr(found, split)), "train")
@@ -261,14 +265,69 @@ def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[
     if not clips:
         there = ", ".join(name for name, _ in found.items())
         raise DataError(f"split ({split}) must have clips, but {settings.data} has only {there}.")
+    return split, numbered_as(labels, clips, found.labels, settings.data)
+
+
+def read_labelled(settings: LabelledSettings, labels: Sequence[str]) -> DataSplits:
+    """Find labelled clips.
+
+    Args:
+        settings: where they are.
+        labels: class names of the adapter, for lists that number the labels.
+
+    Returns:
+        The clips by split, their labels numbered as the data numbers them.
+
+    Raises:
+        DataError: nothing can be made of the data.
+    """
+    own = Path(settings.data) / LABELS_FILE
+    names: Any = settings.labels or (own if own.is_file() else list(labels))
+    return flags.read_clips(settings, labels=names)
+
+
+def numbered_as(labels: Sequence[str], clips: Sequence[Clip], names: Sequence[str], data: str) -> list[Clip]:
+    """Clips whose labels are numbered as an adapter numbers them.
+
+    Args:
+        labels: class names of the adapter.
+        clips: labelled by the data.
+        names: class names of the data.
+        data: its place, for messages.
+
+    Returns:
+        The clips that have a label.
+
+    Raises:
+        DataError: there is a class that the adapter does not know.
+    """
     used = {clip.label for clip in clips}
-    strange = sorted(name for label, name in enumerate(found.labels) if label in used and name not in labels)
+    strange = sorted(name for label, name in enumerate(names) if label in used and name not in labels)
     if strange:
         raise DataError(
-            f"data ({settings.data}) must have the adapter's labels, but it has {strange}. The adapter knows {list(labels)}."
+            f"data ({data}) must have the adapter's labels, but it has {strange}. The adapter knows {list(labels)}."
         )
-    place = {label: labels.index(name) for label, name in enumerate(found.labels) if label in used}
-    return split, [Clip(clip.source, place[clip.label]) for clip in clips if clip.label is not None]
+    place = {label: labels.index(name) for label, name in enumerate(names) if label in used}
+    return [Clip(clip.source, place[clip.label]) for clip in clips if clip.label is not None]
+
+
+def readable_clips(clips: Sequence[Clip], settings: ScoringSettings) -> list[Clip]:
+    """The clips that can be read; the others are told by a warning.
+
+    Args:
+        clips: to look at.
+        settings: what to do about those that cannot be read.
+
+    Returns:
+        One at least.
+
+    Raises:
+        DataError: none can be read, or one cannot and `on_error` is `stop`.
+    """
+    readable, unreadable = _readable(list(clips), settings)
+    for error in unreadable:
+        logger.warning("Skipped %s: %s.", error.name, error.reason)
+    return readable
 
 
 def _lasting(settings: ScoringSettings) -> dict[str, Any]:

@@ -101,6 +101,8 @@ DATA` scores labelled ones."""
 
 
 def _results(facts: Facts) -> str:
+    if not facts.scores and facts.run is not None and facts.run.get("pruned"):
+        return "## Results\n\nNot evaluated since it was pruned. What `run.json` tells of training was before that."
     if not facts.scores:
         return "## Results\n\nNot evaluated: there was neither a validation nor a test split." if facts.run else ""
     rows = [
@@ -145,6 +147,7 @@ def _settings(facts: Facts) -> list[tuple[str, str]]:
             ("start of the prompts", STARTS[config.init_weights]),
             ("factor on the prompts", FACTORS[config.reparameterization]),
             ("dropout on the prompts", f"{config.prompt_dropout:g}"),
+            *([("pruned", words.pruned(facts.run["pruned"]))] if facts.run and facts.run.get("pruned") else []),
             *([("gate on the keys", f"{config.key_gate} directions, an addition")] if config.key_gate else []),
             *([("norms", "those of the prompted blocks are trained, an addition")] if config.train_norms else []),
         ]

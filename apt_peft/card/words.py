@@ -96,6 +96,11 @@ def prompts(facts: Facts) -> str:
     return f"{many} in each of {len(keys)} attention layers"
 
 
+def pruned(record: Mapping[str, Any]) -> str:
+    """What was taken out of an adapter, and by which measure."""
+    return f"{record['prompts_after']:,} of {record['prompts_before']:,} prompts kept, by {record['by']}"
+
+
 def data(name: str) -> str:
     """A data set, linked where it is on the Hub."""
     linked = "/" in name and is_repository(name)

@@ -31,6 +31,16 @@ def conflicts(settings: Any) -> list[str]:
         problems.append(
             f"preset ({settings.preset}) must go with method apt, but method is {settings.method}. Leave one of them out."
         )
+    start = settings.start_from
+    if start is not None and settings.method != "apt":
+        problems.append(
+            f"start_from ({start}) must go with method apt, but method is {settings.method}. Take --method apt."
+        )
+    if start is not None and settings.init_weights != "published":
+        problems.append(
+            f"start_from ({start}) must go with init_weights published, but it is {settings.init_weights}, which would put other "
+            "prompts in the adapter's place. Leave one out."
+        )
     if settings.bf16 and settings.fp16:
         problems.append(
             "bf16 (True) must not be combined with fp16, but both are on. Choose one; where a recipe has the other, "

@@ -14,6 +14,7 @@ from apt_peft.training.data import RunData
 from apt_peft.training.datasets import collate
 from apt_peft.training.head import initialize_head
 from apt_peft.training.settings import OWN, TrainSettings
+from apt_peft.training.start import load_start, start_config
 from apt_peft.tuner import AttentionPromptConfig, initialize_prompts_from_data
 
 
@@ -36,6 +37,8 @@ def prompt_config(settings: TrainSettings) -> AttentionPromptConfig:
 
 def method_config(settings: TrainSettings, base: torch.nn.Module) -> PeftConfig:
     """The PEFT settings of a run: of its prompts, or of its baseline on this backbone."""
+    if settings.start_from is not None:
+        return start_config(settings)
     if settings.method in OWN:
         return prompt_config(settings)
     from apt_peft.baselines import methods
@@ -73,6 +76,8 @@ def add_prompts(base: torch.nn.Module, settings: TrainSettings, data: RunData) -
         The model to train.
     """
     initialize_head(head_of(base), seed=settings.seed)
+    if settings.start_from is not None:
+        return _checkpointed(load_start(base, settings, data.labels), base, settings)
     config = method_config(settings, base)
     model = get_peft_model(base, config)  # type: ignore[arg-type]
     if isinstance(config, AttentionPromptConfig) and config.init_weights == "data":
@@ -87,6 +92,11 @@ def add_prompts(base: torch.nn.Module, settings: TrainSettings, data: RunData) -
             collate_fn=partial(collate, name=base.main_input_name),
         )
         initialize_prompts_from_data(model, loader, seed=settings.seed)
+    return _checkpointed(model, base, settings)
+
+
+def _checkpointed(model: PeftModel, base: Any, settings: TrainSettings) -> PeftModel:
+    """Switch gradient checkpointing on where it is wanted."""
     if settings.gradient_checkpointing:
         # The name from transformers 5.23 on, where the older one is deprecated.
         new = hasattr(base, "activation_checkpointing_enable")

@@ -26,7 +26,7 @@ from apt_peft.training.recipes import RECIPES, plain
 # Settings that say where and how a run is carried out and not what comes out of it: a resumed run may change them.
 HOW_NOT_WHAT = frozenset(
     {
-        *("model", "data", "out", "cache", "cache_limit", "feature_cache"),
+        *("model", "start_from", "data", "out", "cache", "cache_limit", "feature_cache"),
         *("workers", "prefetch", "decoder", "threads", "progress", "resume", "push_to_hub", "device"),
         *("look_over", "time_limit", "save_steps", "on_error"),
     }
@@ -101,6 +101,13 @@ class TrainSettings(Settings):
         None,
         rule=at_least(1),
         group=WHAT,
+    )
+    start_from: str | None = setting(
+        TEXT,
+        "adapter whose prompts and head the training goes on from, with its settings of the prompts",
+        None,
+        group=WHAT,
+        metavar="DIR_OR_HUB",
     )
     train_list: str | None = setting(
         TEXT, "file of training clips, `path label` lines", None, group=DATA, metavar="FILE"

@@ -45,6 +45,7 @@ from apt_peft.training.prompts import add_prompts, check_targets
 from apt_peft.training.recipe_run import recipe_run
 from apt_peft.training.record import EVALUATION, FORMAT, RUN_FILE, read_run, versions
 from apt_peft.training.settings import TrainSettings
+from apt_peft.training.start import follow, start_fingerprint, start_record
 from apt_peft.training.trainer import PromptTrainer, RunCallback, training_arguments
 from apt_peft.video.backends import choose_decoder
 from apt_peft.video.guard import warm_up
@@ -97,6 +98,7 @@ def train(settings: TrainSettings) -> TrainResult:
     if processes.rank() > 0:
         logging.getLogger("apt_peft").setLevel(logging.ERROR)
         settings = replace(settings, progress=False)
+    settings = follow(settings)
     if settings.push_to_hub:
         processes.on_first(partial(hub.check, settings.push_to_hub))
     if settings.resume and processes.on_first(partial(checkpoints.is_finished, out)):
@@ -131,6 +133,8 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         "backbone fingerprint": fingerprint,
         "processes": processes.world_size(),
     }
+    if settings.start_from is not None:
+        now["starting adapter"] = start_fingerprint(settings)
     if data.skipped:  # what is held out depends on them, and so would the order of clips
         now["clips left out"] = sorted(data.skipped)
     processes.on_first(partial(checkpoints.check_same_run, folder, now))
@@ -166,6 +170,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         "method": settings.method,
         "recipe": recipe,
         "preset": settings.preset_run(),
+        "start_from": start_record(settings),
         "trained_parameters": trained,
         "total_parameters": total,
         "training_seconds": round(seconds, 2),
