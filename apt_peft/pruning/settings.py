@@ -5,9 +5,16 @@ from dataclasses import dataclass
 from apt_peft.insight.measures import DEAD_BELOW
 from apt_peft.pruning.scores import MEASURES, SCOPES
 from apt_peft.scoring import WHAT, LabelledSettings
-from apt_peft.settings import INTEGER, NUMBER, NUMBERS, SWITCH, TEXT, Rule, above, at_least, setting
+from apt_peft.settings import INTEGER, NUMBER, NUMBERS, SWITCH, TEXT, Kind, Rule, above, at_least, setting
 
 PRUNING, TRAINING = "pruning", "training what is left"
+# With commas, as other commands take lists in one word.
+WITH_COMMAS = Kind(
+    "be numbers with commas between them",
+    NUMBERS.accepts,
+    lambda text: [float(part) for part in text.split(",")],
+    NUMBERS.convert,
+)
 PART = Rule("be above 0 and at most 1", lambda value: 0 < value <= 1)
 PARTS = Rule("be parts above 0 and at most 1", lambda parts: bool(parts) and all(map(PART.holds, parts)))
 
@@ -43,7 +50,7 @@ class PruneSettings(CalibrationSettings):
         TEXT, "the same part of each layer, or the best of all layers together", "layer", choices=SCOPES, group=PRUNING
     )
     curve: tuple[float, ...] | None = setting(
-        NUMBERS,
+        WITH_COMMAS,
         "measure these parts on the validation clips, and drawn prompts for comparison: 1,0.5,0.25",
         None,
         rule=PARTS,
