@@ -55,6 +55,7 @@ class PruneSettings(CalibrationSettings):
         None,
         rule=PARTS,
         group=PRUNING,
+        metavar="PART,PART,...",
     )
     finetune: int | None = setting(
         INTEGER,
