@@ -103,7 +103,8 @@ def prune_adapter(settings: PruneSettings) -> PruneResult:
     with unreadable_by_name(), quiet():
         batches = clip_batches(adapter, calibration, workers=settings.workers)
         scores = prompt_scores(adapter.model, batches, by=settings.by, seed=settings.seed)
-        least = int(bool(adapter.model.peft_config[adapter.name].key_gate))  # type: ignore[attr-defined]
+        config: Any = adapter.model.peft_config[adapter.name]
+        least = int(bool(config.key_gate) or config.train_norms)  # what else a layer has stays, and with it a prompt
         kept = choose_prompts(scores, settings.keep, scope=settings.scope, least=least)
         curve = _curve(settings, adapter, scores, validation, least) if settings.curve else ()
     counts = {key: (len(each), len(kept[key])) for key, each in scores.items()}
@@ -310,7 +311,9 @@ def _finetuning(settings: PruneSettings, run: Run | None) -> TrainSettings:
         "lr_rule": "absolute",
         "init_weights": "published",
         "warmup_fraction": None if told.get("warmup_fraction") is None else told["warmup_fraction"],
-        **dict.fromkeys(("recipe", "min_lr", "warmup_start_lr", "warmup_epochs", "save_steps", "push_to_hub")),
+        **dict.fromkeys(
+            ("recipe", "preset", "min_lr", "warmup_start_lr", "warmup_epochs", "save_steps", "push_to_hub")
+        ),
         "resume": False,
     }
     return TrainSettings(**(told | instead))

@@ -18,7 +18,10 @@ from apt_peft.training.record import RUN_FILE, read_run
 from apt_peft.training.settings import TrainSettings
 from apt_peft.tuner import AttentionPromptConfig
 
-OF_PROMPTS = ("num_prompt_tokens", "prompt_dropout", "reparameterization", "key_gate", "share_prompts_across_heads")
+OF_PROMPTS = (
+    *("num_prompt_tokens", "prompt_dropout", "reparameterization", "key_gate", "train_norms"),
+    "share_prompts_across_heads",
+)
 
 
 def require_prompts(files: AdapterFiles, adapter: str) -> None:
