@@ -208,3 +208,14 @@ def test_what_cannot_be_pruned():
     ):
         prune_prompts(model, KEPT, adapter_name="b")
     assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+
+
+def test_prompts_that_are_spread_over_processes():
+    model = prompted()
+    prompt_layers(model)[1].attention_prompt_key["default"].full_tensor = None  # by which FSDP2's tensors are known
+    with raises_exactly(
+        ConfigError,
+        "model must hold the prompts of adapter 'default' whole, but they are sharded over processes. Prune it before "
+        "fully_shard, or from its folder: apt-peft prune.",
+    ):
+        prune_prompts(model, KEPT)
