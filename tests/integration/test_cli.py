@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from clips import write_classes
@@ -164,6 +166,15 @@ def test_evaluate_and_predict_print_what_they_found(capsys, backbone, data, tmp_
     )
     assert code == 0
     assert [line[:2] for line in shown.splitlines()] == [str(data)[:2], "  ", "  "] * 2
+    more = Path(shutil.copytree(data / "test" / "up", tmp_path / "more"))
+    (more / "bad.mp4").write_bytes(b"")
+    words = ["--on-error", "skip", "--top-k", "1", "--no-progress"]
+    code, shown, _ = run(capsys, "predict", "--adapter", out, str(more), *words)
+    assert code == 0
+    assert shown.splitlines()[4:] == [
+        f"{more / 'bad.mp4'}: skipped, for opening it failed: invalid data found when processing input",
+        "1 of 3 clips could not be read and were skipped",
+    ]
 
 
 def test_control_c_ends_cleanly(capsys, monkeypatch, backbone, data, tmp_path):
