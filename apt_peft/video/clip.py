@@ -114,19 +114,19 @@ def clip_name(clip: Clip, root: str | os.PathLike) -> str:
 
 
 def original_name(clip: Clip, root: str | os.PathLike) -> str:
-    """What a clip was called before it was written into a shard; `clip_name` of all others.
+    """What a clip was called before it was written into a shard or a table; `clip_name` of all others.
 
     Args:
         clip: the clip.
         root: the data folder.
 
     Returns:
-        With `/` between its parts; the name in the shard where that does not tell.
+        With `/` between its parts; the name in the shard or table where that does not tell.
     """
     source = clip.source
     if isinstance(source, (ShardVideo, LostVideo)):
         return source.original or source.member or source.short_name
-    return clip_name(clip, root)
+    return getattr(source, "original", None) or clip_name(clip, root)
 
 
 def clip_size(clip: Clip) -> int:

@@ -183,14 +183,14 @@ def _by_names(names: Sequence[str], layout: str | None) -> tuple[list[str], Rule
 
 
 def _not_by_chance(clips: Sequence[Clip], names: Sequence[str], groups: list[str], rule: Rule) -> list[str]:
-    """Groups of which none is that of clips in shards that only have a name in common, a title for example."""
+    """Groups of which none is that of clips in shards or tables that only have a name in common, a title for example."""
     if len(set(names)) == len(names) or rule.name not in (NONE, SHARDS, *LAYOUTS):
         return groups
     own = set(names) if rule.name == NONE else set(rule.alone)
     count = Counter(names)
     return [
         f"{group} {place}"
-        if group == name and name in own and count[name] > 1 and isinstance(clip.source, ShardVideo)
+        if group == name and name in own and count[name] > 1 and not isinstance(clip.source, (str, os.PathLike))
         else group
         for place, (clip, name, group) in enumerate(zip(clips, names, groups, strict=True))
     ]

@@ -20,12 +20,14 @@ class TableVideo:
         column: of the video.
         row: counted from 0.
         label: what to call it in messages.
+        original: the name of its file, where the row tells.
     """
 
     table: Any
     column: str
     row: int
     label: str
+    original: str | None = None
 
     @property
     def name(self) -> str:
@@ -180,7 +182,7 @@ def _sources(table: Any, column: str, split: str) -> list[Any]:
         for path, in_table in zip(paths, held.to_pylist(), strict=True):
             row = len(sources)
             label = f"{split}[{row}]" + (f" {path}" if path else "")
-            sources.append(TableVideo(table, column, row, label) if in_table else path)
+            sources.append(TableVideo(table, column, row, label, path or None) if in_table else path)
     missing = [row for row, source in enumerate(sources) if not source]  # arrow leaves "" in an empty row
     if missing:
         raise DataError(f"rows ({missing[:20]}) of {column!r} in {split} must hold a video, but they are empty.")

@@ -151,6 +151,21 @@ def test_a_rule_that_few_names_follow_is_told_and_not_taken():
     assert group_clips([], "/data") == ([], Rule("none"))
 
 
+def test_names_in_a_table_tell_too():
+    """Rows of a data set hold the names of their files; rows that only have a name in common stay apart."""
+    datasets = pytest.importorskip("datasets")
+
+    def read(*names: str) -> list[Clip]:
+        rows = [{"bytes": name.encode(), "path": name} for name in names]
+        table = datasets.Dataset.from_dict({"video": rows, "label": [n % 2 for n in range(len(rows))]})
+        return read_data(table.cast_column("video", datasets.Video(decode=False))).train
+
+    found, rule = group_clips(read("v_A_g01_c01.avi", "v_A_g01_c02.avi", "v_A_g02_c01.avi"), "/data")
+    assert (found, rule.name) == (["a_g01", "a_g01", "a_g02"], "ucf101")
+    found, rule = group_clips(read("clip.mp4", "clip.mp4", "other.mp4"), "/data")
+    assert (len(set(found)), rule.name) == (3, "none")
+
+
 def test_clips_of_one_video_in_several_splits_are_told():
     one, other = (clips(f"v_A_g{group:02}_c01.avi", f"v_A_g{group:02}_c02.avi") for group in (1, 2))
     assert shared_groups(DataSplits(train=one, test=other), "/data") == []
