@@ -147,7 +147,10 @@ def test_the_command(data, tmp_path, capsys):
     assert cli.main(words) == 0
     told = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in told[:2]] == ["train: 12 clips in 3 shards", "test: 6 clips in 2 shards"]
-    assert told[2] == f"use them: --data {tmp_path / 'out'}"
+    assert told[2:] == [
+        "clips of one video: not known, each is taken for a video of its own (--group-by)",
+        f"use them: --data {tmp_path / 'out'}",
+    ]
     assert cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["train"]["clips"] == 12
     assert cli.main([*words[:-1], "4"]) == 2
