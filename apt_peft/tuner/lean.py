@@ -51,7 +51,8 @@ def keeps_little(
     """
     tensors = (query, key, value, prompts.keys, prompts.values)
     return (
-        torch.is_grad_enabled()
+        not torch.compiler.is_compiling()  # first: nothing else is for a compiler to follow
+        and torch.is_grad_enabled()
         and (prompts.keys.requires_grad or prompts.values.requires_grad)
         and implementation is sdpa_attention_forward
         and mask is None
@@ -60,7 +61,6 @@ def keeps_little(
         and prompts.keys.dim() < 4
         and not kwargs.get("dropout")
         and kwargs.get("position_bias") is None
-        and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and torch.backends.cuda.flash_sdp_enabled()  # of the CPU's kernel, too: torch.nn.attention.sdpa_kernel sets it

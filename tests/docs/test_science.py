@@ -18,14 +18,16 @@ HEAD = 1_288
 def science():
     """Its modules, which import each other as scripts do."""
     folder = str(ROOT / "examples" / "science")
+    names = ("plans", "tasks", "variants", "run", "table")
+    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}  # another script's `run`
     sys.path.insert(0, folder)
     try:
-        names = ("plans", "tasks", "variants", "run", "table")
         yield {name: importlib.import_module(name) for name in names}
     finally:
         sys.path.remove(folder)
         for name in names:
             sys.modules.pop(name, None)
+        sys.modules.update(others)
 
 
 def trained(model):

@@ -67,8 +67,10 @@ def test_compiled_training_is_training(arguments, tmp_path):
 @pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "not reentrant"])
 def test_gradient_checkpointing_trains_the_same(arguments, use_reentrant):
     kind = {"gradient_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
-    checkpointed = run(prompted(prompt_dropout=0.2), arguments(gradient_checkpointing=True, **kind)).model
-    assert difference(trained(checkpointed), trained(run(prompted(prompt_dropout=0.2), arguments()).model)) == 0
+    checkpointed = trained(run(prompted(prompt_dropout=0.2), arguments(gradient_checkpointing=True, **kind)).model)
+    plain = trained(run(prompted(prompt_dropout=0.2), arguments()).model)
+    # A checkpointed block gives its input a gradient, so that the first layer sums in another order.
+    assert difference(checkpointed, plain) <= 1e-6
 
 
 def test_bf16_computes_in_bf16_and_keeps_float32(arguments):
