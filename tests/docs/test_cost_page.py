@@ -7,7 +7,14 @@ from pages import DOCS
 
 from apt_peft.cost import VIT_S, multiply_adds, parameters, total
 
-ROWS = [json.loads(line) for line in (DOCS / "results" / "cost.jsonl").read_text(encoding="utf-8").splitlines()]
+PAGE = (DOCS / "cost.md").read_text(encoding="utf-8")
+
+
+def results(name: str) -> list[dict]:
+    return [json.loads(line) for line in (DOCS / "results" / name).read_text(encoding="utf-8").splitlines()]
+
+
+ROWS = results("cost.jsonl")
 SHAPES = [row for row in ROWS if row["kind"] == "shapes"]
 
 
@@ -16,7 +23,8 @@ def cell(value, shown) -> str:
 
 
 def test_the_table_is_that_of_the_file():
-    lines = re.findall(r"^\| (.+) \|$", (DOCS / "cost.md").read_text(encoding="utf-8"), re.MULTILINE)[1:]
+    page = PAGE.partition("File: `docs/results/cost.jsonl`")[0]
+    lines = re.findall(r"^\| (.+) \|$", page, re.MULTILINE)[1:]
     table = [line.split(" | ") for line in lines]
     assert len(table) == len(SHAPES) >= 10
     for row, cells in zip(SHAPES, table, strict=True):
@@ -25,6 +33,13 @@ def test_the_table_is_that_of_the_file():
         kept = cell(row["kept_bytes"], lambda v: f"{v / 2**20:.1f} MiB")
         wanted = [row["label"], f"{row['parameters']:,}", giga[0], ratios[0], giga[1], ratios[1], kept, ratios[2]]
         assert cells == wanted
+
+
+def test_measured_cells_are_those_of_their_files():
+    cells = set(re.findall(r"\| ([0-9.]+)x", PAGE.partition("## Measured")[2]))
+    rows = results("cost_memory.jsonl") + results("attention_kept.jsonl")
+    assert len(cells) >= 20
+    assert all(any(abs(float(cell) - row["ratio"]) <= 0.00051 for row in rows) for cell in cells)
 
 
 def test_the_file_is_that_of_the_arithmetic():
