@@ -17,7 +17,7 @@ from apt_peft.comparison.trials import CELL, Job, Runner
 from apt_peft.errors import ConfigError
 from apt_peft.scores import read_together
 from apt_peft.scores.origin import SCORES_FILE
-from apt_peft.scores.seeds import correct
+from apt_peft.scores.seeds import correct, draw_means
 from apt_peft.training.record import EVALUATION
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,19 @@ class Outcomes:
     def of(self, cells: Iterable[Cell]) -> Tensor:
         """(cells, clips) of 0 and 1."""
         return torch.stack([self.right[cell] for cell in cells])
+
+    def drawn(self, right: Mapping[str, Tensor], samples: int) -> dict[str, Tensor]:
+        """Accuracies of clips and seeds drawn again, the same for all that are compared.
+
+        Args:
+            right: (seeds, places, clips) of 0 and 1, by name.
+            samples: how many draws.
+
+        Returns:
+            (draws, places) in per cent, by name.
+        """
+        chunks = list(draw_means(list(right.values()), groups=self.groups, samples=samples))
+        return {name: torch.cat([chunk[place] for chunk in chunks]) for place, name in enumerate(right)}
 
     def lines(self, cells: Iterable[Cell]) -> list[dict[str, Any]]:
         """A line of results.jsonl for each cell."""

@@ -1,6 +1,5 @@
 """How many prompts: accuracy and cost against P, each P's learning rate tuned alike."""
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from apt_peft.comparison.trials import Job, Runner
 from apt_peft.comparison.tuning import Choice, edge_warnings, tune
 from apt_peft.errors import ConfigError
 from apt_peft.scores.intervals import Interval
-from apt_peft.scores.seeds import draw_means, percentiles
+from apt_peft.scores.seeds import percentiles
 from apt_peft.sweeps import plots
 from apt_peft.sweeps.band import TINY, both_ways
 from apt_peft.sweeps.cells import Cell, Outcomes, carry_out, common_notes, estimate, job
@@ -28,7 +27,6 @@ from apt_peft.sweeps.claims import Claim, Enough, hundreds
 from apt_peft.sweeps.settings import PromptSweepSettings
 from apt_peft.training.settings import TrainSettings
 
-logger = logging.getLogger(__name__)
 METHODS = ("apt", "vpt-deep", "vpt-shallow")
 
 
@@ -214,8 +212,7 @@ def points_of(
         method: torch.stack([outcomes.of(cells[named(method, p)]) for p in plan.prompts], dim=1)
         for method in plan.methods
     }
-    chunks = list(draw_means(list(right.values()), groups=outcomes.groups, samples=plan.settings.samples))
-    drawn = {method: torch.cat([chunk[place] for chunk in chunks]) for place, method in enumerate(right)}
+    drawn = outcomes.drawn(right, plan.settings.samples)
     bare = multiply_adds(Contender("linear", {"method": "linear"}).settings(plan.shared), plan.config)
     level, first = plan.settings.level, plan.methods[0]
     points, enough = [], {}

@@ -1,6 +1,5 @@
 """How robust training is to its settings: a grid of rates and reparameterizations, and one of weight decay and dropout."""
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from apt_peft.comparison import table
 from apt_peft.comparison.folder import alone, check_means
 from apt_peft.comparison.trials import Runner
 from apt_peft.scores.intervals import Interval
-from apt_peft.scores.seeds import draw_means, percentiles
+from apt_peft.scores.seeds import percentiles
 from apt_peft.sweeps import plots
 from apt_peft.sweeps.band import TINY, Difference, bands, both_ways, difference
 from apt_peft.sweeps.cells import Cell, Outcomes, carry_out, common_notes, estimate
@@ -21,8 +20,6 @@ from apt_peft.sweeps.claims import Claim, Curve, robust
 from apt_peft.sweeps.grids import RobustnessPlan, make_plan
 from apt_peft.sweeps.settings import WITHOUT, RobustnessSettings
 from apt_peft.training.settings import TrainSettings
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ def curves_of(
     settings, rates = plan.settings, plan.rates
     right = {name: torch.stack([outcomes.of(row) for row in rows]) for name, rows in cells.items()}
     means = {name: 100 * part.mean(dim=(0, 2)) for name, part in right.items()}
-    drawn = _drawn(plan, right, outcomes)
+    drawn = outcomes.drawn(right, plan.settings.samples)
     within = settings.within
     overall = torch.stack([mean.max() for mean in means.values()]).max()
     drawn_overall = torch.stack([part.amax(dim=-1) for part in drawn.values()]).amax(dim=0)
@@ -186,16 +183,10 @@ def curves_of(
     return curves, differences
 
 
-def _drawn(plan: RobustnessPlan, right: Mapping[str, Tensor], outcomes: Outcomes) -> dict[str, Tensor]:
-    several = [part.transpose(1, 2).transpose(1, 2) for part in right.values()]
-    chunks = list(draw_means(several, groups=outcomes.groups, samples=plan.settings.samples))
-    return {name: torch.cat([chunk[place] for chunk in chunks]) for place, name in enumerate(right)}
-
-
 def _plane(plan: RobustnessPlan, name: str, rate: float, cells: list[list[Cell]], outcomes: Outcomes) -> Plane:
     right = torch.stack([outcomes.of(row) for row in cells])
     mean = 100 * right.mean(dim=(0, 2))
-    drawn = _drawn(plan, {name: right}, outcomes)[name]
+    drawn = outcomes.drawn({name: right}, plan.settings.samples)[name]
 
     def near(accuracy: Tensor) -> Tensor:
         line = accuracy.amax(dim=-1, keepdim=True) - plan.settings.within - TINY
