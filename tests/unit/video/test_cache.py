@@ -177,6 +177,16 @@ def test_what_nobody_uses_any_more_makes_room(files, tmp_path):
     assert [path.stem for path in entries(cache)] == ["1", "3", "4"]
 
 
+def test_what_is_used_at_once_is_in_use(tmp_path):
+    # The clock that files are dated with runs a tick behind `time.time()`.
+    for number in range(20):
+        cache = FrameCache(tmp_path, limit=10**6)
+        entry = tmp_path / f"{number}{SUFFIX}"
+        entry.touch()
+        assert entry.stat().st_mtime >= cache._opened
+    assert not list((tmp_path / "parts").iterdir())
+
+
 def test_an_entry_larger_than_the_limit_is_left_out_and_others_are_not(files, tmp_path):
     cache = FrameCache(tmp_path, limit=10 * FRAME)
     assert torch.equal(frames_of(cache, files[0], [3], whole=True)[0], expected(files[0], [3]))
