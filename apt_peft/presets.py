@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from apt_peft.errors import ConfigError
-from apt_peft.settings import nearest
+from apt_peft.settings import check_known
 
 if TYPE_CHECKING:
     from apt_peft.tuner import AttentionPromptConfig
@@ -74,8 +73,7 @@ def preset_of(name: str) -> Preset:
     Raises:
         ConfigError: there is none of that name.
     """
-    if name not in PRESETS:
-        raise ConfigError(f"preset ({name}) must be one of {', '.join(PRESETS)}.{nearest(name, list(PRESETS))}")
+    check_known("preset", name, PRESETS)
     return PRESETS[name]
 
 

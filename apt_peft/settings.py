@@ -121,6 +121,21 @@ def nearest(name: str, names: Sequence[str]) -> str:
     return f" Did you mean {bare[found[0]]}?" if found else ""
 
 
+def check_known(what: str, name: str, names: Collection[str]) -> None:
+    """Hold that a name is one of a table's.
+
+    Args:
+        what: that it is the name of.
+        name: as given.
+        names: those there are.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if name not in names:
+        raise ConfigError(f"{what} ({name}) must be one of {', '.join(names)}.{nearest(name, list(names))}")
+
+
 def raise_all(problems: Sequence[str]) -> None:
     """Raise one error that states every problem, each on a line where there are several.
 

@@ -9,7 +9,7 @@ import torch.nn as nn
 from peft import IA3Config, LNTuningConfig, LoraConfig, OFTConfig, PeftConfig, get_peft_model
 
 from apt_peft.errors import ConfigError, TargetError
-from apt_peft.settings import nearest
+from apt_peft.settings import check_known
 from apt_peft.tuner import AttentionPromptConfig
 from apt_peft.tuner.families import heads_of, model_type
 
@@ -147,8 +147,7 @@ def method_of(name: str) -> Method:
     Raises:
         ConfigError: there is none of that name.
     """
-    if name not in METHODS:
-        raise ConfigError(f"method ({name}) must be one of {', '.join(METHODS)}.{nearest(name, list(METHODS))}")
+    check_known("method", name, METHODS)
     return METHODS[name]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.source import AdapterFiles, is_repository
-from ..training.settings import OWN
+from ..training.conflicts import OWN
 from .licence import Licence
 
 

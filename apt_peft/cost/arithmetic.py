@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from apt_peft.errors import ConfigError, TargetError
-from apt_peft.settings import nearest
+from apt_peft.settings import check_known
 
 BARE, PUBLISHED = "bare", "published"
 # "published" is attention prompts by eager attention over concatenated keys and values: the same products, kept otherwise
@@ -143,8 +143,7 @@ def check_method(method: str, size: int, shapes: Shapes, layers: Sequence[int] |
     Raises:
         ConfigError: an unknown method, a size that it cannot have, or layers that are not there.
     """
-    if method not in COUNTED:
-        raise ConfigError(f"method ({method}) must be one of {', '.join(COUNTED)}.{nearest(method, COUNTED)}")
+    check_known("method", method, COUNTED)
     if method in WITHOUT_SIZE and size:
         raise ConfigError(f"size ({size}) must be left out for {method}, which has none.")
     if method not in WITHOUT_SIZE and size < 1:

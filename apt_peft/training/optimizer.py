@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from apt_peft.errors import ConfigError
-from apt_peft.training.settings import OWN
+from apt_peft.training.conflicts import OWN
 from apt_peft.tuner.families import FAMILIES
 
 # In the names of the parameters that a method adds.

@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForVideoClassification
 
 from apt_peft.training.base import head_of
+from apt_peft.training.conflicts import OWN
 from apt_peft.training.data import RunData
 from apt_peft.training.datasets import collate
 from apt_peft.training.head import initialize_head
-from apt_peft.training.settings import OWN, TrainSettings
+from apt_peft.training.settings import TrainSettings
 from apt_peft.training.start import load_start, start_config
 from apt_peft.tuner import AttentionPromptConfig, initialize_prompts_from_data
 

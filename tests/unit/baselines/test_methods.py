@@ -9,8 +9,9 @@ from transformers import VivitConfig, VivitForVideoClassification
 
 from apt_peft import ConfigError, TargetError, prompt_parameter_groups
 from apt_peft.baselines.methods import METHODS, method_config, size_for, trained_parameters
-from apt_peft.training import settings
 from apt_peft.training.optimizer import learning_rates
+from apt_peft.training.settings import TrainSettings
+from apt_peft.training.table.run import METHODS as FLAGS
 
 SIZES = {"oft": 8, "lora": 2, "adaptformer": 4, "apt": 4, "vpt-deep": 4, "vpt-shallow": 4}
 HEAD = 2 * 32 + 3 * 32 + 3
@@ -32,7 +33,7 @@ COUNTS = {  # of the tiny model: 3 blocks of width 32, an MLP of 64, 4 frames of
 
 
 def test_flags_and_table_have_the_same_names():
-    assert tuple(METHODS) == settings.METHODS
+    assert tuple(METHODS) == FLAGS
 
 
 @pytest.mark.filterwarnings("ignore:Unsupported layer type")
@@ -99,4 +100,4 @@ def test_what_cannot_be():
         ConfigError,
         "method_size (4) must go with a baseline, but method is apt. For prompts, take --num-prompt-tokens.",
     ):
-        settings.TrainSettings(model="m", data="d", out="o", method_size=4)
+        TrainSettings(model="m", data="d", out="o", method_size=4)
