@@ -21,7 +21,9 @@ from apt_peft.pruning.clips import clip_batches, draw_clips, view_batches
 from apt_peft.pruning.scores import choose_prompts, only_prompts, prompt_scores
 from apt_peft.pruning.settings import PruneSettings
 from apt_peft.scores.metric import metrics
-from apt_peft.scoring import LabelledSettings, ScoringSettings, numbered_as, read_labelled, readable_clips
+from apt_peft.scoring import ScoringSettings
+from apt_peft.scoring.clips import numbered_as, read_labelled, readable_clips
+from apt_peft.scoring.settings import LabelledSettings
 from apt_peft.training.base import quiet
 from apt_peft.training.checkpoints import write_json
 from apt_peft.training.record import RUN_FILE, Run

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from apt_peft.insight.measures import DEAD_BELOW
 from apt_peft.pruning.scores import MEASURES, SCOPES
-from apt_peft.scoring import WHAT, LabelledSettings
+from apt_peft.scoring.settings import WHAT, LabelledSettings
 from apt_peft.settings import INTEGER, NUMBER, NUMBERS, SWITCH, TEXT, Kind, Rule, above, at_least, setting
 
 PRUNING, TRAINING = "pruning", "training what is left"

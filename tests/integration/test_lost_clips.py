@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from apt_peft.errors import DataError
 from apt_peft.scoring import EvaluateSettings, PredictSettings, evaluate_adapter, predict
+from apt_peft.scoring.clips import look_over
 from apt_peft.training import checkpoints
 from apt_peft.training import train as train_module
 from apt_peft.training.train import train
@@ -116,15 +117,15 @@ def test_a_clip_that_hangs_stops_a_run_that_then_goes_on(quick, data, place, tmp
 
 def test_clips_that_go_while_they_are_scored(quick, place, tmp_path, monkeypatch):
     adapter = str(train(quick(epochs=1)).out)
-    lost, rest = place / LOST[1], "apt_peft.scoring._readable"
-    look_over = __import__("apt_peft.scoring", fromlist=["scoring"])._readable
+    lost = place / LOST[1]
 
     def losing(clips, settings):
         found = look_over(clips, settings)
         lost.unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr(rest, losing)
+    for road in ("evaluating", "predicting"):
+        monkeypatch.setattr(f"apt_peft.scoring.{road}.look_over", losing)
     common = {"adapter": adapter, "on_error": "skip", "progress": False, "threads": 1}
     result, _, _ = evaluate_adapter(EvaluateSettings(**common, data=str(place), out=str(tmp_path / "tables")))
     assert (len(result.names), result.skipped) == (5, (str(lost),))

@@ -17,7 +17,8 @@ from apt_peft import cli
 from apt_peft.errors import ConfigError
 from apt_peft.scores.origin import with_groups
 from apt_peft.scores.result import EvaluationResult
-from apt_peft.scoring import EvaluateSettings, _labelled_clips
+from apt_peft.scoring import EvaluateSettings
+from apt_peft.scoring.evaluating import _labelled_clips
 from apt_peft.training.clips import IMAGENET_MEAN, IMAGENET_STD, ClipSettings
 from apt_peft.training.data import load_data
 from apt_peft.training.settings import TrainSettings
