@@ -8,7 +8,8 @@ from .adapter import check_adapter
 from .config import check_config, grid
 from .features import Features, affordable_clips, check_features
 from .files import check_files
-from .findings import ERROR, SEVERITIES, Finding
+from .findings import Finding
+from .kinds import ERROR, SEVERITIES
 from .patient import Patient, open_patient
 from .settings import DoctorSettings
 from .weights import check_names, check_numbers

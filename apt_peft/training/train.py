@@ -1,13 +1,10 @@
 """One run from flags to a scored adapter folder. Trainer runs the loop; this file says in which order things happen."""
 
 import datetime
-import json
 import logging
-import math
-import shutil
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +14,8 @@ from peft import PeftModel
 from transformers import set_seed
 
 from apt_peft import hub
-from apt_peft.card import write_model_card
 from apt_peft.errors import ConfigError
 from apt_peft.evaluation import EvaluationResult, unreadable_by_name
-from apt_peft.scores.origin import save_test_scores
 from apt_peft.scores.run import as_tensors, score_clips
 from apt_peft.training import checkpoints, processes
 from apt_peft.training.balance import BalancedDataset
@@ -33,7 +28,7 @@ from apt_peft.training.base import (
     threads,
     weights_fingerprint,
 )
-from apt_peft.training.clips import ClipSettings, clip_settings
+from apt_peft.training.clips import clip_settings
 from apt_peft.training.data import RunData, load_data
 from apt_peft.training.datasets import collate
 from apt_peft.training.features import use_features
@@ -41,9 +36,10 @@ from apt_peft.training.losses import ClassificationLoss
 from apt_peft.training.midway import SaveMidway
 from apt_peft.training.mixing import Mixing
 from apt_peft.training.optimizer import learning_rates
+from apt_peft.training.outcome import TrainResult, device_name, finished, finite_entry, validation_scores, write_adapter
 from apt_peft.training.prompts import add_prompts, check_targets
 from apt_peft.training.recipe_run import recipe_run
-from apt_peft.training.record import EVALUATION, FORMAT, RUN_FILE, read_run, versions
+from apt_peft.training.record import FORMAT, versions
 from apt_peft.training.settings import TrainSettings
 from apt_peft.training.start import follow, start_fingerprint, start_record
 from apt_peft.training.trainer import PromptTrainer, RunCallback, training_arguments
@@ -52,31 +48,6 @@ from apt_peft.video.guard import warm_up
 from apt_peft.video.readable import unreadable_error
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What came out of a run.
-
-    Args:
-        out: the adapter folder.
-        method: `apt` or `linear`.
-        trained_parameters: numbers that were trained, head included.
-        seconds: time of the training itself, validation included, over all processes of a resumed run.
-        top1: per cent of the test clips, None without a test.
-        validation_top1: per cent of the validation clips at the chosen epoch, None without any.
-        skipped: clips that could not be read and were left out.
-        test: the scores of the test clips, None without a test or where an earlier process made them.
-    """
-
-    out: Path
-    method: str
-    trained_parameters: int
-    seconds: float
-    top1: float | None
-    validation_top1: float | None
-    skipped: tuple[str, ...]
-    test: EvaluationResult | None = None
 
 
 def train(settings: TrainSettings) -> TrainResult:
@@ -103,7 +74,7 @@ def train(settings: TrainSettings) -> TrainResult:
         processes.on_first(partial(hub.check, settings.push_to_hub))
     if settings.resume and processes.on_first(partial(checkpoints.is_finished, out)):
         logger.warning("The run in %s is finished; nothing is left to train.", out)
-        result = _finished(settings, out)
+        result = finished(settings, out)
     else:
         check_precision(settings)
         with ExitStack() as stack, threads(settings.threads), quiet():
@@ -163,7 +134,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
     trainer.check_weights()
 
     test = _score(model, settings, data, "test") if settings.test and data.splits["test"] else None
-    validation = _validation(trainer)
+    validation = validation_scores(trainer.state)
     values = {
         "format": FORMAT,
         "result": {"validation": validation, "test": test.summary() if test else None},
@@ -186,13 +157,11 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         "mean_pooling_forced": not mean_pooling,
         "settings": settings.as_dict(),
         "versions": versions(),
-        "device": _device_name(model),
+        "device": device_name(model),
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "history": [_finite(entry) for entry in trainer.state.log_history],
+        "history": [finite_entry(entry) for entry in trainer.state.log_history],
     }
-    processes.on_first(
-        partial(_write_adapter, out, model, settings, data, clips, values, test, forced_pooling=not mean_pooling)
-    )
+    processes.on_first(partial(write_adapter, out, model, settings, data, clips, values, test))
     return TrainResult(
         out=out,
         method=settings.method,
@@ -282,80 +251,5 @@ def _checkpoint_to_resume(folder: Path) -> Path | None:
     return checkpoint
 
 
-def _validation(trainer: PromptTrainer) -> dict[str, Any] | None:
-    """The validation scores of the chosen epoch, from the log that checkpoints carry on."""
-    step = trainer.state.best_global_step or trainer.state.global_step
-    for entry in trainer.state.log_history:
-        if entry.get("step") == step and "eval_top1" in entry:
-            return {name: entry.get(f"eval_{name}") for name in ("top1", "top5", "loss", "clips", "correct")}
-    return None
-
-
-def _write_adapter(
-    out: Path,
-    model: PeftModel,
-    settings: TrainSettings,
-    data: RunData,
-    clips: ClipSettings,
-    values: dict[str, Any],
-    test: EvaluationResult | None,
-    *,
-    forced_pooling: bool,
-) -> None:
-    """Write the adapter folder's files aside, then move them in: an adapter that is there is whole."""
-    partial_folder = out / checkpoints.PARTIAL
-    if partial_folder.exists():
-        shutil.rmtree(partial_folder)
-    partial_folder.mkdir()
-    model.save_pretrained(str(partial_folder))
-    processor = json.dumps(clips.processor(), indent=2) + "\n"
-    (partial_folder / "preprocessor_config.json").write_text(processor, encoding="utf-8")
-    checkpoints.write_json(partial_folder / RUN_FILE, values)
-    write_model_card(partial_folder, name=out.resolve().name)
-    if test is not None:
-        test.save(partial_folder / EVALUATION)
-        save_test_scores(partial_folder / EVALUATION, test, model, clips, values, data.splits["test"], name=str(out))
-    checkpoints.move_in(partial_folder, out)
-    data.remove_own_cache()
-
-
-def _finished(settings: TrainSettings, out: Path) -> TrainResult:
-    """The result of a run that an earlier process finished."""
-    run = read_run(out)
-    if run is None:
-        raise ConfigError(
-            f"out ({out}) must hold a run of apt-peft train to resume, but it holds an adapter without {RUN_FILE}. "
-            "Choose another --out."
-        )
-    values = run.values
-    now = settings.what_comes_out()
-    checkpoints.refuse_changes({name: values["settings"].get(name) for name in now}, now)
-    return TrainResult(
-        out=out,
-        method=values["method"],
-        trained_parameters=values["trained_parameters"],
-        seconds=values["training_seconds"],
-        top1=(values["result"]["test"] or {}).get("top1"),
-        validation_top1=(values["result"]["validation"] or {}).get("top1"),
-        skipped=(*values["data"]["skipped"], *values["data"].get("lost_while_training", ())),
-    )
-
-
-def _finite(entry: dict[str, Any]) -> dict[str, Any]:
-    """A line of Trainer's log as JSON can hold it: the gradients' norm may be infinite where fp16 finds its scale."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in entry.items()
-    }
-
-
 def _precision(settings: TrainSettings) -> str:
     return "bfloat16" if settings.bf16 else "float16" if settings.fp16 else "float32"
-
-
-def _device_name(model: PeftModel) -> str:
-    device = next(model.parameters()).device
-    return (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type}, {torch.get_num_threads()} threads"
-    )

@@ -8,7 +8,7 @@ import torch.nn as nn
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from .config import AttentionPromptConfig
 from .families import head_dimensions, patch_elements, width
 from .functional import (
@@ -22,15 +22,15 @@ from .functional import (
 from .gate import DIRECTION_DEVIATION, Gate
 from .heads import HeadWrapper
 from .interface import PromptedConfig, attention_prompt_forward, eager_attention
-from .limits import refuse_unusable
+from .kept import KeptPrompts
 from .nesting import NamesOfInnerTuners
 from .probe import Probe
 from .samples import SampleAdapters
 from .seams import ignores_masks, seam_of
-from .storage import PromptDict, onloaded, place_for_prompts, take_out_of_offloading
+from .storage import PromptDict, onloaded
 
 
-class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
+class AttentionPromptLayer(KeptPrompts, NamesOfInnerTuners, BaseTunerLayer):
     """Wraps an attention module, whose own forward calls back for the prompts through the attention interface.
 
     Args:
@@ -303,15 +303,6 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
             return self.seam.forward(attention_prompt_forward, self.base_layer, *args, **kwargs)
         return self.base_layer(*args, **kwargs)
 
-    def _containers(self) -> list[PromptDict]:
-        return [getattr(self, name) for name in self.adapter_layer_names]
-
-    def keep_in_memory(self) -> None:
-        """Take the prompts out of Accelerate's offloading, whose hooks know only those tensors that they found."""
-        for container in self._containers():
-            if hasattr(container, "_hf_hook"):
-                take_out_of_offloading(container)
-
     def detach(self) -> nn.Module:
         """Give the wrapped module its own config back.
 
@@ -323,39 +314,6 @@ class AttentionPromptLayer(NamesOfInnerTuners, BaseTunerLayer):
         else:
             self.base_layer.config = self.real_config
         return self.base_layer
-
-    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
-        return place_for_prompts(base_layer)
-
-    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        """Move loaded prompts to where the base computes, in the dtype that they were asked for in.
-
-        Not to `meta`, where the base is still empty: they would be lost.
-        """
-        device = device or place_for_prompts(self.base_layer)[0]
-        if device is None or device.type == "meta":
-            return
-        for container in self._containers():
-            if adapter_name in container and not container[adapter_name].is_meta:
-                container[adapter_name] = container[adapter_name].to(device)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        refuse_unusable({k: v for k, v in state_dict.items() if k.startswith(f"{prefix}attention_prompt_")})
-        for name in (
-            name for name in self.attention_prompt_key if f"{prefix}attention_prompt_key.{name}" in state_dict
-        ):
-            for kind in ("attention_prompt_scale", "attention_prompt_bias", "attention_prompt_gate"):
-                given = {f"{prefix}{kind}", f"{prefix}{kind}.{name}"} & state_dict.keys()  # PEFT names what has a place
-                if given and name not in getattr(self, kind):
-                    raise CheckpointError(
-                        f"adapter {name!r} must be loaded into one of its own kind, but the one of that name in the model has "
-                        f"no {kind}: it was folded, or made with other settings. Load it under another name, or delete_adapter "
-                        "first."
-                    )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        for name in self.awaits_data:  # loaded prompts need no calibration any more
-            if f"{prefix}attention_prompt_key.{name}" in state_dict:
-                self.awaits_data[name] = False
 
     def __repr__(self) -> str:
         return "attention_prompt." + super().__repr__()
