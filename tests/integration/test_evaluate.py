@@ -14,11 +14,11 @@ from clips import write_clip
 from helpers import raises_exactly
 from launching import LAUNCHED, environment, finish, start
 
-from apt_peft import ConfigError, DataError, scoring
+from apt_peft import ConfigError, DataError
 from apt_peft.cli import main
 from apt_peft.scores.files import read_scores
 from apt_peft.scores.journal import journals
-from apt_peft.scoring import EvaluateSettings, evaluate_adapter
+from apt_peft.scoring import EvaluateSettings, evaluate_adapter, evaluating
 from apt_peft.training.settings import TrainSettings
 from apt_peft.training.train import train
 
@@ -165,7 +165,7 @@ def test_scores_of_one_view_are_not_taken_for_its_logits(adapter, many, tmp_path
     given = {"test_list": listed(many, 4, tmp_path / "list.csv"), "out": str(tmp_path / "out")}
     path = str(tmp_path / "scores.safetensors")
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "forget", lambda place: None)  # as if it had been killed at the end
+        patch.setattr(evaluating, "forget", lambda place: None)  # as if it had been killed at the end
         scores, _ = evaluated(caplog, settings(adapter, many, save_scores=path, **given))
     assert journals(Path(path))
     again, told = evaluated(caplog, settings(adapter, many, save_scores=path, per_view=True, **given))
@@ -182,14 +182,14 @@ def test_clips_that_cannot_be_read_are_kept_in_mind(adapter, many, tmp_path, mon
     good = listed(many, 4, tmp_path / "list.csv")
     lines = Path(good).read_text().splitlines()
     Path(good).write_text("\n".join([lines[0], f"{gone} up", *lines[1:], f"{bad} up"]))
-    look = scoring._readable
+    look = evaluating.look_over
 
     def look_and_lose(*given):
         found = look(*given)
         gone.unlink()
         return found
 
-    monkeypatch.setattr(scoring, "_readable", look_and_lose)
+    monkeypatch.setattr(evaluating, "look_over", look_and_lose)
     path = tmp_path / "s.parquet"
     given = {"test_list": good, "out": str(tmp_path / "o"), "save_scores": str(path)}
     evaluate_adapter(settings(adapter, tmp_path, on_error="skip", **given))

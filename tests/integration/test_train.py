@@ -19,6 +19,7 @@ from apt_peft.errors import ConfigError
 from apt_peft.scoring import EvaluateSettings, PredictSettings, evaluate_adapter, predict
 from apt_peft.training import train as train_module
 from apt_peft.training.base import open_base
+from apt_peft.training.outcome import finite_entry
 from apt_peft.training.prompts import add_prompts
 from apt_peft.training.train import train
 from apt_peft.training.trainer import PromptTrainer
@@ -415,6 +416,6 @@ def test_a_loss_that_is_only_looked_at_where_it_is_logged(quick, monkeypatch):
 
 
 def test_an_infinite_norm_of_gradients_is_no_number_of_run_json():
-    assert train_module._finite({"grad_norm": float("inf"), "loss": 1.0, "step": 3}) == {
+    assert finite_entry({"grad_norm": float("inf"), "loss": 1.0, "step": 3}) == {
         "grad_norm": None, "loss": 1.0, "step": 3,
     }  # fmt: skip
