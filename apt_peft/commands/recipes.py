@@ -24,9 +24,7 @@ class RecipesSettings(Settings):
         ConfigError: values that break their rules, all named at once.
     """
 
-    action: str | None = setting(
-        TEXT, "show: every value of one recipe", None, choices=("show",), positional=True, metavar="show"
-    )
+    action: str | None = setting(TEXT, "show: every value of one recipe", None, positional=True, metavar="show")
     name: str | None = setting(TEXT, "the recipe to show", None, positional=True, metavar="NAME")
     json: bool = setting(SWITCH, "print JSON", False)
     toml: bool = setting(SWITCH, "print TOML that train --config takes", False)
@@ -34,7 +32,10 @@ class RecipesSettings(Settings):
     def conflicts(self) -> list[str]:
         """Values that are fine alone and not together."""
         problems = []
-        if self.action is not None and self.name is None:
+        if self.action not in (None, "show"):
+            write = f" Write: apt-peft recipes show {self.action}." if self.action in RECIPES else ""
+            problems.append(f"action ({self.action!r}) must be show.{write or nearest(str(self.action), ['show'])}")
+        elif self.action is not None and self.name is None:
             problems.append("name must be given. Add the name of a recipe: apt-peft recipes lists them.")
         if self.name is not None and self.name not in RECIPES:
             problems.append(

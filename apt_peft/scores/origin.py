@@ -10,6 +10,7 @@ from typing import Any
 
 from peft import PeftModel
 
+from apt_peft.errors import ConfigError, DataError
 from apt_peft.opening import Adapter
 from apt_peft.scores.files import problems, save_scores
 from apt_peft.scores.result import EvaluationResult
@@ -17,7 +18,7 @@ from apt_peft.training.clips import ClipSettings
 from apt_peft.training.data import clip_name, data_fingerprint
 from apt_peft.training.record import versions
 from apt_peft.video import Clip, UnreadableVideoError
-from apt_peft.video.groups import NONE, group_clips
+from apt_peft.video.groups import AUTO, NONE, group_clips
 from apt_peft.video.shards.source import LostVideo, ShardVideo
 
 logger = logging.getLogger(__name__)
@@ -85,18 +86,25 @@ def _fingerprint(splits: dict[str, list[Clip]], data: str) -> str | None:
         return None
 
 
-def with_groups(result: EvaluationResult, clips: Sequence[Clip], data: str) -> EvaluationResult:
+def with_groups(
+    result: EvaluationResult, clips: Sequence[Clip], data: str, *, group_by: str = AUTO
+) -> EvaluationResult:
     """Scores that say which clips were cut from one video.
 
     Args:
         result: the scores.
         clips: of which these are.
         data: their folder.
+        group_by: as for `group_clips`.
 
     Returns:
-        The scores; with groups where names or shards tell them.
+        The scores; with groups where names, shards or `group_by` tell them.
+
+    Raises:
+        ConfigError: as `group_clips`.
+        DataError: as `group_clips`.
     """
-    groups, rule = group_clips(clips, data)
+    groups, rule = group_clips(clips, data, group_by=group_by)
     if rule.name == NONE:
         return result
     group = {clip_name(clip, data): group for clip, group in zip(clips, groups, strict=True)}
@@ -132,5 +140,12 @@ def save_test_scores(
     if found := problems(test):
         logger.warning("The scores of the test clips are not saved: %s.", "; ".join(found))
         return
-    scores = with_groups(test, videos, run["data"]["folder"])
+    scores = test
+    try:
+        scores = with_groups(test, videos, run["data"]["folder"], group_by=run["settings"]["group_by"])
+    except (
+        ConfigError,
+        DataError,
+    ) as error:  # training clips, of which validation clips are held out, are all that it must know
+        logger.warning("The scores of the test clips do not tell which were cut from one video: %s", error)
     save_scores(folder / SCORES_FILE, scores, origin(adapter, videos, **place))

@@ -24,7 +24,7 @@ from apt_peft.training.datasets import video_dataset
 from apt_peft.training.record import EVALUATION
 from apt_peft.video import Clip, UnreadableVideoError
 from apt_peft.video.backends import choose_decoder
-from apt_peft.video.groups import shared_groups
+from apt_peft.video.groups import group_clips, shared_groups_or_unknown
 from apt_peft.video.guard import warm_up
 from apt_peft.video.readable import unreadable_error
 
@@ -51,6 +51,9 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
     choose_decoder(settings.decoder)
     adapter = open_adapter(settings)
     split, clips = _labelled_clips(settings, adapter.labels)
+    group_clips(
+        clips, settings.data, group_by=settings.group_by
+    )  # what does not fit is told before all clips are scored
     out = settings.out
     if out is None and Path(settings.adapter).is_dir():
         # The tables of the test split are those of the result, and stay.
@@ -84,7 +87,7 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
         if settings.save_scores:
             backbone = settings.model or adapter.model.peft_config[adapter.name].base_model_name_or_path
             place = {"name": settings.adapter, "backbone": backbone, "data": settings.data, "split": split}
-            scores = with_groups(result, clips, settings.data)
+            scores = with_groups(result, clips, settings.data, group_by=settings.group_by)
             save_scores(settings.save_scores, scores, origin(adapter, clips, **place))
         if out is not None:
             result.save(out)
@@ -99,7 +102,7 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
 def _labelled_clips(settings: EvaluateSettings, labels: Sequence[str]) -> tuple[str, list[Clip]]:
     """The clips to score, their labels numbered as the adapter numbers them."""
     found = read_labelled(settings, labels)
-    for warning in [*found.warnings, *shared_groups(found, settings.data)]:
+    for warning in [*found.warnings, *shared_groups_or_unknown(found, settings.data, group_by=settings.group_by)]:
         logger.warning("%s", warning)
     split = settings.split or next((split for split in ("test", "val") if getattr(found, split)), "train")
     clips: list[Clip] = getattr(found, split)

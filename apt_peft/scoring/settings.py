@@ -79,6 +79,7 @@ class EvaluateSettings(LabelledSettings):
         group=WHAT,
         metavar="DIR",
     )
+    group_by: str = flags.group_by(WHAT, what="which clips were cut from one video, as --save-scores writes down")
     save_scores: str | None = setting(
         TEXT,
         "file for the scores of each clip, .safetensors or .parquet: see apt-peft score",

@@ -21,7 +21,7 @@ from apt_peft.training.settings import TrainSettings
 from apt_peft.video import Clip, FrameCache
 from apt_peft.video.clip import clip_name, clip_size
 from apt_peft.video.data import hold_out_groups
-from apt_peft.video.groups import AUTO, NONE, Rule, group_clips, held_out_warnings, shared_groups
+from apt_peft.video.groups import NONE, Rule, group_clips, held_out_warnings, shared_groups_or_unknown
 from apt_peft.video.lasting import lost_clips
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def load_data(settings: TrainSettings, clips: ClipSettings) -> RunData:
         DataError: no clips or labels to train on, or files that cannot be read, all listed.
     """
     found = flags.read_clips(settings)
-    shared = shared_groups(found, settings.data) if settings.group_by == AUTO else []
+    shared = shared_groups_or_unknown(found, settings.data, group_by=settings.group_by)
     for warning in [*found.warnings, *shared]:
         logger.warning("%s", warning)
     directions = _directions(found.labels)

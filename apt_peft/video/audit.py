@@ -151,21 +151,21 @@ def _warnings(report: AuditReport) -> list[str]:
     warnings = [f"Classes without a training video: {', '.join(empty)}."] if empty else []
     contrary = [group for group in report.duplicates if len({file.label for file in group}) > 1]
     if contrary:
-        warnings.append(f"{len(contrary)} videos stand under two classes: see the duplicates.")
+        warnings.append(f"Videos that stand under two classes (see the duplicates): {len(contrary)}.")
     if report.duplicates_across_splits:
         warnings.append(
-            f"{len(report.duplicates_across_splits)} videos lie in several splits, which flatters the score."
+            f"Videos that lie in several splits, which flatters the score: {len(report.duplicates_across_splits)}."
         )
     if report.alike_across_splits:
         warnings.append(
-            f"{len(report.alike_across_splits)} groups of videos that show the same lie in several splits, which flatters "
-            "the score."
+            "Groups of videos that show the same and lie in several splits, which flatters the score: "
+            f"{len(report.alike_across_splits)}."
         )
     contrary = [group for group in report.alike if len({file.label for file in group}) > 1]
     if contrary:
-        warnings.append(f"{len(contrary)} groups of videos that show the same stand under several classes.")
+        warnings.append(f"Groups of videos that show the same under several classes: {len(contrary)}.")
     if report.misnamed:
-        warnings.append(f"{len(report.misnamed)} videos are named after another class than theirs.")
+        warnings.append(f"Videos that are named after another class than theirs: {len(report.misnamed)}.")
     most, least = max(trained.values(), default=0), min((n for n in trained.values() if n), default=0)
     if most > 10 * least > 0:
         warnings.append(f"Classes are uneven: from {least} to {most} training videos.")

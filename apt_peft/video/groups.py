@@ -135,9 +135,27 @@ def shared_groups(splits: DataSplits, root: str | os.PathLike, *, group_by: str 
         return []
     where = " and ".join(split for split, _ in by_split if any(split in found[group] for group in shared))
     return [
-        f"Clips of one video lie in several splits ({where}), which flatters the score: {len(shared)} videos by the rule "
-        f"{rule.name}, such as {shared[0]!r}. `apt-peft lists --pool` divides clips in files anew."
+        f"Clips of one video lie in several splits ({where}), which flatters the score: {len(shared)} of "
+        f"{len(found)} videos by the rule {rule.name}, such as {shared[0]!r}. `apt-peft lists --pool` divides clips in files "
+        "anew."
     ]
+
+
+def shared_groups_or_unknown(splits: DataSplits, root: str | os.PathLike, *, group_by: str = AUTO) -> list[str]:
+    """As `shared_groups`, for a command that needs `group_by` for some of the clips only.
+
+    Args:
+        splits: of a data set.
+        root: the data folder, which names are relative to.
+        group_by: as for `group_clips`.
+
+    Returns:
+        As `shared_groups`; a sentence too where `group_by` does not tell of all clips.
+    """
+    try:
+        return shared_groups(splits, root, group_by=group_by)
+    except (ConfigError, DataError) as error:
+        return [f"Nobody knows whether clips of one video lie in several splits: {error}"]
 
 
 def held_out_warnings(clips: Sequence[Clip], rule: Rule, *, group_by: str = AUTO) -> list[str]:
@@ -226,7 +244,15 @@ def _by_expression(names: Sequence[str], group_by: str) -> list[str]:
 
 
 def _by_file(names: Sequence[str], file: Path) -> list[str]:
-    groups = dict(fields_of_lines(file))
+    told: dict[str, list[str]] = {}
+    for name, group in fields_of_lines(file, "group"):
+        told.setdefault(name, []).append(group)
+    if apart := [f"{name} ({' and '.join(sorted(set(found)))})" for name, found in told.items() if len(set(found)) > 1]:
+        raise DataError(
+            f"group_by ({file}) must name one group for each clip, but it has several for {len(apart)}: {_some(apart)}. Keep one "
+            "line of each."
+        )
+    groups = {name: found[0] for name, found in told.items()}
     lost = [name for name in names if name not in groups]
     if lost:
         raise DataError(

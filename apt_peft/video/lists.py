@@ -9,6 +9,7 @@ from .clip import Clip, DataSplits
 
 # Without names, a number too high would make that many classes.
 MAX_LABELS = 65_536
+_BELOW = re.compile(r"-\d+", re.ASCII)
 _BLANKS = re.compile("[ \r\n]+")  # those of shlex; a path may have other spaces
 
 
@@ -78,11 +79,12 @@ def text_lines(file: Path) -> list[str]:
         raise DataError(f"file ({file}) must be text in UTF-8, but it is not. Save it as UTF-8.") from None
 
 
-def fields_of_lines(file: Path) -> list[tuple[str, str]]:
+def fields_of_lines(file: Path, second: str) -> list[tuple[str, str]]:
     """The two fields of each line that is not empty, read as those of a list.
 
     Args:
         file: of lines `path something`.
+        second: what stands behind the path, for messages.
 
     Returns:
         Both fields of each line.
@@ -91,7 +93,7 @@ def fields_of_lines(file: Path) -> list[tuple[str, str]]:
         DataError: lines of more or fewer fields, all named.
     """
     wrong: list[str] = []
-    entries = _entries(file, wrong)
+    entries = _entries(file, wrong, second)
     _raise_wrong(wrong)
     return [(path, other) for _, path, other in entries]
 
@@ -124,7 +126,7 @@ def line_of(path: str, label: str) -> str | None:
     return None
 
 
-def _entries(file: Path, wrong: list[str]) -> list[tuple[int, str, str]]:
+def _entries(file: Path, wrong: list[str], second: str = "label") -> list[tuple[int, str, str]]:
     """Line number, path, label of each line that is not empty."""
     entries = []
     for line, text in enumerate(text_lines(file), start=1):
@@ -136,7 +138,7 @@ def _entries(file: Path, wrong: list[str]) -> list[tuple[int, str, str]]:
         else:
             hint = "separate them by a space or a tab" if len(fields) < 2 else "put a path with spaces in quotes"
             wrong.append(
-                f"{file}:{line}: {len(fields)} field{'s' * (len(fields) != 1)} instead of a path and a label, {hint}"
+                f"{file}:{line}: {len(fields)} field{'s' * (len(fields) != 1)} instead of a path and a {second}, {hint}"
             )
     return entries
 
@@ -159,6 +161,12 @@ def _fields(text: str) -> list[str]:
 
 def _names(texts: list[str]) -> list[str]:
     if not all(text.isascii() and text.isdigit() for text in texts):
+        below = sorted({text for text in texts if _BELOW.fullmatch(text)})
+        if below and all(text.lstrip("-").isdigit() for text in texts):
+            raise DataError(
+                f"label ({', '.join(below[:10])}) must be a number from 0, as all others are, or a name. Leave clips without a "
+                "label out of the lists, or name the classes."
+            )
         return sorted(set(texts))
     # By length first: Python refuses to read numbers of thousands of digits.
     highest = max((text.lstrip("0") or "0" for text in texts), key=lambda text: (len(text), text))

@@ -16,6 +16,7 @@ from transformers import AutoModelForVideoClassification
 
 from apt_peft import AutoPeftModelForVideoClassification, DataError, TargetError
 from apt_peft.errors import ConfigError
+from apt_peft.scores import read_scores
 from apt_peft.scoring import EvaluateSettings, PredictSettings, evaluate_adapter, predict
 from apt_peft.training import train as train_module
 from apt_peft.training.base import open_base
@@ -147,6 +148,26 @@ def test_evaluate_takes_views_and_another_place_of_the_backbone(trained, backbon
     assert (split, out) == ("test", str(tmp_path / "views"))
     assert not torch.equal(result.scores, trained.test.scores)
     torch.testing.assert_close(result.scores.sum(dim=1), torch.ones(6))
+
+
+def test_scores_say_which_clips_were_cut_from_one_video(trained, data, quick, tmp_path, caplog):
+    """By the rule that was asked for, of `evaluate` and of a run's own test clips."""
+    file = str(tmp_path / "scores.safetensors")
+    settings = {"adapter": str(trained.out), "data": str(data), "save_scores": file, "progress": False}
+    evaluate_adapter(EvaluateSettings(**settings, group_by="folder", out=str(tmp_path / "tables")))
+    folders = ("test/down",) * 2 + ("test/left",) * 2 + ("test/up",) * 2
+    assert read_scores(file).result.groups == folders
+    with pytest.raises(ConfigError, match=r"group_by \('nothing'\) must be auto, .* finds nothing in 6 of 6"):
+        evaluate_adapter(EvaluateSettings(**settings, group_by="nothing"))
+    result = train(quick(method="linear", epochs=1, val_fraction=0.0, group_by="folder"))
+    scores = read_scores(result.out / "evaluation" / "scores.safetensors").result
+    assert dict(zip(scores.names, scores.groups, strict=True)) == {n: n.rpartition("/")[0] for n in scores.names}
+    # A rule that tells of training clips alone is enough to train by.
+    result = train(quick(method="linear", epochs=1, group_by="^train/.*_.", out=str(tmp_path / "other")))
+    assert read_scores(result.out / "evaluation" / "scores.safetensors").result.groups is None
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    assert "Nobody knows whether clips of one video lie in several splits: group_by ('^train/" in told
+    assert "The scores of the test clips do not tell which were cut from one video: group_by ('^train/" in told
 
 
 def test_predict_names_what_evaluate_scored(trained, data):

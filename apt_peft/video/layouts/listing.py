@@ -90,9 +90,11 @@ def assemble(root: Path, title: str, listing: Listing, names: list[str] | None, 
         else:
             missing[entry.split].append(f"{entry.where}: {_why(entry, files, root)}")
     if not any(getattr(result, split) for split in SPLITS):
+        several = any(entry.exact or others[entry] for entry in listing.entries)
+        found = "is clear. Keep one copy of each" if several else "lies below it. Put them there, or link their folder"
         raise DataError(
-            f"data ({root}) must have the videos that the lists of {title} name, but none of {len(listing.entries)} lies "
-            f"below it. Put them there, or link their folder.\n{_lines([line for s in SPLITS for line in missing[s]])}"
+            f"data ({root}) must have the videos that the lists of {title} name, but none of {len(listing.entries)} {found}.\n"
+            f"{_lines([line for s in SPLITS for line in missing[s]])}"
         )
     _check_limit(root, title, listing, missing, on_error)
     for split, lines in missing.items():

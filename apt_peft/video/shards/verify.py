@@ -88,9 +88,9 @@ def _where(shard: Shard) -> str:
                 found.append(row.member)
     parts = []
     if found:
-        parts.append(f"its checksum differs, and those of {len(found)} videos ({_few(found)})")
+        parts.append(f"its checksum differs, and that of {_few(found)}")
     if unknown:
-        parts.append(f"nothing can be read in it of {len(unknown)} videos ({_few(unknown)})")
+        parts.append(f"no checksum can be read in it of {_few(unknown)}")
     return " and ".join(parts) or "its checksum differs, and its videos are as they were"
 
 

@@ -117,7 +117,10 @@ def write_shards(
             time_limit=time_limit,
             workers=workers,
         )
-        records = {split: writer.write(split, of_split, groups[split], progress) for split, of_split in clips.items()}
+        records, later = {}, [clip for of_split in clips.values() for clip in of_split]
+        for split, of_split in clips.items():
+            later = later[len(of_split) :]
+            records[split] = writer.write(split, of_split, groups[split], progress, later)
         if index is None or not index.folder.joinpath(INDEX).exists() or records != before:
             index = ShardIndex(list(splits.labels), made_from, records, out)
             (out / LABELS_FILE).write_text("".join(f"{name}\n" for name in splits.labels), encoding="utf-8")

@@ -68,6 +68,7 @@ class SplitWriter:
         clips: Sequence[Clip],
         groups: Sequence[str | None],
         progress: Callable[[int], object] | None,
+        later: Sequence[Clip] = (),
     ) -> list[dict[str, Any]]:
         """Write what is not whole yet.
 
@@ -76,6 +77,7 @@ class SplitWriter:
             clips: all of it.
             groups: what each clip was cut from, where that is known.
             progress: called after each shard with its number of clips.
+            later: clips of the splits that are written after this one, to name with its own those that cannot be read.
 
         Returns:
             A record of each shard.
@@ -90,7 +92,7 @@ class SplitWriter:
             record = self._known(split, len(records), place)
             if record is None:
                 if ahead != place:
-                    looked_at = _PushBack(self._look(clips, order, place))
+                    looked_at = _PushBack(self._look(clips, order, place, later))
                 record = self._write_shard(split, len(records), place, looked_at, order, groups)
                 ahead = record["next"]
             records.append(record)
@@ -183,14 +185,15 @@ class SplitWriter:
                 write_json(self._record(split, number), record)
         (self.out / INDEX).unlink()
 
-    def _look(self, clips: Sequence[Clip], order: list[int], start: int) -> Iterator[LookedAt]:
+    def _look(self, clips: Sequence[Clip], order: list[int], start: int, later: Sequence[Clip]) -> Iterator[LookedAt]:
         """Clips from a place in the order on, and what is wrong with each; many are looked at ahead, side by side."""
         for first in range(start, len(order), _AHEAD):
             part = range(first, min(first + _AHEAD, len(order)))
             errors = self._errors([clips[order[position]] for position in part])
             if self.on_error != "skip" and any(errors):
-                rest = [clips[place] for place in sorted(order[first:])]
-                raise unreadable_error([error for error in self._errors(rest) if error], len(clips), self.on_error)
+                rest = [*(clips[place] for place in sorted(order[first:])), *later]
+                bad = [error for error in self._errors(rest) if error]
+                raise unreadable_error(bad, len(clips) + len(later), self.on_error)
             for position, error in zip(part, errors, strict=True):
                 yield position, clips[order[position]], error
 

@@ -257,7 +257,11 @@ def test_a_recipe_is_shown_with_every_value(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["shwo"], "action ('shwo') must be one of show. Did you mean show?"),
+        (["shwo"], "action ('shwo') must be show. Did you mean show?"),
+        (
+            ["ucf101-vit-base-p1"],
+            "action ('ucf101-vit-base-p1') must be show. Write: apt-peft recipes show ucf101-vit-base-p1.",
+        ),
         (["show"], "name must be given. Add the name of a recipe: apt-peft recipes lists them."),
         (
             ["show", "ucf101-vit-small"],

@@ -100,8 +100,8 @@ def test_the_same_video_in_several_places(data):
         in text
     )
     assert report.warnings == [
-        "1 videos stand under two classes: see the duplicates.",
-        "1 videos lie in several splits, which flatters the score.",
+        "Videos that stand under two classes (see the duplicates): 1.",
+        "Videos that lie in several splits, which flatters the score: 1.",
     ]
 
 

@@ -284,6 +284,19 @@ def test_one_line_is_told_in_the_singular(tmp_path):
     _fails(tmp_path, message)
 
 
+def test_numbers_below_zero_are_no_names(tmp_path):
+    for name in "abc":
+        touch(tmp_path, f"{name}.mp4")
+    (tmp_path / "train.csv").write_text("a.mp4 -1\nb.mp4 1\nc.mp4 -2\n")
+    message = (
+        "label (-1, -2) must be a number from 0, as all others are, or a name. Leave clips without a label out of the lists, or "
+        "name the classes."
+    )
+    _fails(tmp_path, message)
+    (tmp_path / "train.csv").write_text("a.mp4 -1\nb.mp4 up\n")
+    assert read_data(tmp_path).labels == ["-1", "up"]
+
+
 def test_all_files_and_labels_that_are_not_there(tmp_path):
     touch(tmp_path, "a.mp4")
     (tmp_path / "train.csv").write_text("a.mp4 0\nb.mp4 1\na.mp4 2\n")

@@ -85,8 +85,8 @@ def test_the_report_tells_of_copies_in_other_splits_and_classes(films, tmp_path)
         [str(films[1]), str(copy)],
     ]
     assert report.warnings == [
-        "1 groups of videos that show the same lie in several splits, which flatters the score.",
-        "1 groups of videos that show the same stand under several classes.",
+        "Groups of videos that show the same and lie in several splits, which flatters the score: 1.",
+        "Groups of videos that show the same under several classes: 1.",
     ]
     text = str(report)
     assert f"Videos that show the same, in several splits (1):\n  {films[1]} (train) = {copy} (test)\n" in text
@@ -202,7 +202,7 @@ def test_the_report_tells_of_names(films):
     assert report.to_dict()["misnamed"][str(folder / "walk_0.mp4")] == told
     (folder_told, folder_first) = (f'"{folder.name}" names {folder.name}, but its class is walk', films[1])
     assert str(report).count(f"  {folder_first}: {folder_told}\n  {folder / 'walk_0.mp4'}: {told}\n") == 1
-    assert "2 videos are named after another class than theirs." in report.warnings
+    assert "Videos that are named after another class than theirs: 2." in report.warnings
 
 
 # Nothing to see

@@ -205,6 +205,20 @@ def test_k400_of_two_copies_takes_the_one_that_is_meant(empty):
     )
 
 
+def test_all_videos_there_twice(empty):
+    root = empty("ucf101")
+    shutil.copytree(root / "UCF-101", root / "small")
+    name = "ApplyEyeMakeup/v_ApplyEyeMakeup_g02_c01.avi"
+    with pytest.raises(DataError) as caught:
+        read_data(root)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == (
+        f"data ({root}) must have the videos that the lists of UCF101 name, but none of 24 is clear. Keep one copy of each."
+    )
+    file = root / "ucfTrainTestlist" / "trainlist01.txt"
+    assert lines[1] == f"  {file}:1: {name} is not clear, for it could be UCF-101/{name} or small/{name}"
+
+
 def test_a_file_without_times_that_could_be_two_clips_is_none_of_them(empty):
     root = empty("k400")
     csv_file = edit(root / "k400" / "annotations" / "train.csv", "train20----,7,17", "train21----,30,40")

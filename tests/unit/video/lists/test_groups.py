@@ -11,7 +11,7 @@ from apt_peft.training.clips import IMAGENET_MEAN, IMAGENET_STD, ClipSettings
 from apt_peft.training.data import load_data
 from apt_peft.training.settings import TrainSettings
 from apt_peft.video import Clip, DataSplits, hold_out, read_data, stratified_split
-from apt_peft.video.groups import Rule, group_clips, shared_groups
+from apt_peft.video.groups import Rule, group_clips, shared_groups, shared_groups_or_unknown
 
 NAMES = ["a/1_x.mp4", "a/1_y.mp4", "a/deep/2_x.mp4", "b/1_x.mp4", "b/deep/3.mp4"]
 
@@ -71,8 +71,17 @@ def test_what_cannot_group(tmp_path):
     file.write_text("a/1_x.mp4\n")
     with raises_exactly(
         DataError,
-        f"list files (1 line) must be usable, but these are not:\n  {file}:1: 1 field instead of a path and a label, separate "
+        f"list files (1 line) must be usable, but these are not:\n  {file}:1: 1 field instead of a path and a group, separate "
         "them by a space or a tab",
+    ):
+        group_clips(clips(*NAMES), "/data", group_by=str(file))
+    file.write_text("".join(f"{name} {name[0]}\n" for name in (*NAMES, NAMES[0])))
+    assert group_clips(clips(*NAMES), "/data", group_by=str(file))[0] == ["a", "a", "a", "b", "b"]
+    file.write_text(file.read_text() + "a/1_y.mp4 c\nb/deep/3.mp4 a\n")
+    with raises_exactly(
+        DataError,
+        f"group_by ({file}) must name one group for each clip, but it has several for 2: a/1_y.mp4 (a and c), b/deep/3.mp4 "
+        "(a and b). Keep one line of each.",
     ):
         group_clips(clips(*NAMES), "/data", group_by=str(file))
 
@@ -171,12 +180,18 @@ def test_clips_of_one_video_in_several_splits_are_told():
     assert shared_groups(DataSplits(train=one, test=other), "/data") == []
     mixed = DataSplits(train=[one[0], other[0]], val=[other[1]], test=[one[1]])
     assert shared_groups(mixed, "/data") == [
-        "Clips of one video lie in several splits (train and val and test), which flatters the score: 2 videos by the rule "
-        "ucf101, such as 'a_g01'. `apt-peft lists --pool` divides clips in files anew."
+        "Clips of one video lie in several splits (train and val and test), which flatters the score: 2 of 2 videos by "
+        "the rule ucf101, such as 'a_g01'. `apt-peft lists --pool` divides clips in files anew."
     ]
     assert shared_groups(DataSplits(train=one[:1], test=one[1:], layout="ucf101"), "/data") == [], "published splits"
     assert shared_groups(DataSplits(train=one), "/data") == []
     assert shared_groups(mixed, "/data", group_by="none") == []
+    assert shared_groups_or_unknown(mixed, "/data") == shared_groups(mixed, "/data")
+    assert shared_groups_or_unknown(mixed, "/data", group_by="_g02") == [
+        "Nobody knows whether clips of one video lie in several splits: group_by ('_g02') must be auto, folder, none, a file, or "
+        "a regular expression that finds the video in each clip's name, but it finds nothing in 2 of 4: v_A_g01_c01.avi, "
+        "v_A_g01_c02.avi."
+    ]
 
 
 def test_validation_clips_are_held_out_by_video(trees):

@@ -305,8 +305,8 @@ def test_videos_in_two_splits_of_shards(contents, tmp_path, caplog):
         write_tar(tmp_path / "shards" / f"{split}-0.tar", members)
     splits = read_data(tmp_path / "shards")
     told = [
-        "Clips of one video lie in several splits (train and test), which flatters the score: 1 videos by the rule shards, such "
-        "as 'g1'. `apt-peft lists --pool` divides clips in files anew."
+        "Clips of one video lie in several splits (train and test), which flatters the score: 1 of 3 videos by the rule "
+        "shards, such as 'g1'. `apt-peft lists --pool` divides clips in files anew."
     ]
     assert shared_groups(splits, "") == told
     assert [
@@ -340,12 +340,14 @@ def test_evaluation_warns_of_videos_in_two_splits_and_saves_groups(files, conten
     assert (split, len(clips)) == ("test", 6)
     (told,) = [record.getMessage() for record in caplog.records]
     assert told.startswith(
-        "Clips of one video lie in several splits (train and test), which flatters the score: 1 videos by"
+        "Clips of one video lie in several splits (train and test), which flatters the score: 1 of 3 videos by"
     )
     names = tuple(clip_name(clip, data) for clip in clips)
     result = EvaluationResult(("a", "b"), names[1:], torch.zeros(5), torch.full((5, 2), 0.5))  # one could not be read
     groups = [re.search("a_g..", original_name(clip, data))[0] for clip in clips[1:]]
     assert list(with_groups(result, clips, str(data)).groups) == groups
+    by_class = with_groups(result, clips, str(data), group_by="[ab]/v").groups
+    assert list(by_class) == [original_name(clip, data).split("/")[1] + "/v" for clip in clips[1:]]
     bare = [Clip(path, 0) for path in (tmp_path / "a.mp4", tmp_path / "b.mp4")]
     assert with_groups(result, bare, str(tmp_path)) is result
 
@@ -366,7 +368,7 @@ def test_labels_are_compared_with_the_names_that_clips_had(tmp_path):
         '"wave_1" names wave, but its class is jump',
     ]
     assert sorted(file.contrary for file in ours.files if file.contrary) == told
-    assert "2 videos are named after another class than theirs." in ours.warnings
+    assert "Videos that are named after another class than theirs: 2." in ours.warnings
     # Of others: by the names of members.
     video = (root / "sit" / "x_1.mp4").read_bytes()
     path = write_tar(

@@ -284,7 +284,7 @@ def test_unreadable_videos_stop_it_and_are_all_named(folder, tmp_path):
     for on_error, flag in (("raise", "on_error='skip'"), ("stop", "--on-error skip")):
         with raises_exactly(
             DataError,
-            "videos (2 of 12) must be readable, but these are not. Repair or remove them, or leave them out with "
+            "videos (2 of 18) must be readable, but these are not. Repair or remove them, or leave them out with "
             f"{flag}.\n  {bad[0]}: {reason}\n  {bad[1]}: {reason}",
         ):
             write(root, tmp_path / "out", max_clips=2, on_error=on_error)
@@ -295,8 +295,16 @@ def test_unreadable_videos_stop_it_and_are_all_named(folder, tmp_path):
     assert len(read_data(tmp_path / "out").train) == 10
     write(root, tmp_path / "at-once", max_clips=2, on_error="skip")
     assert content(tmp_path / "at-once") == content(tmp_path / "out")
-    with pytest.raises(DataError, match=r"videos \(2 of 12\) must be readable"):
+    with pytest.raises(DataError, match=r"videos \(2 of 18\) must be readable"):
         write(root, tmp_path / "out", max_clips=2)
+    splits = read_data(root)
+    splits.test = [Clip(tmp_path / "gone.mp4", 0), *splits.train[:1]]
+    with raises_exactly(
+        DataError,
+        "videos (3 of 14) must be readable, but these are not. Repair or remove them, or leave them out with on_error='skip'.\n"
+        f"  {bad[0]}: {reason}\n  {bad[1]}: {reason}\n  {tmp_path}/gone.mp4: opening it failed: no such file or directory",
+    ):
+        write_shards(splits, tmp_path / "both")
 
 
 class Vanishing:
