@@ -79,7 +79,7 @@ def text_lines(file: Path) -> list[str]:
         raise DataError(f"file ({file}) must be text in UTF-8, but it is not. Save it as UTF-8.") from None
 
 
-def fields_of_lines(file: Path, second: str) -> list[tuple[str, str]]:
+def fields_of_lines(file: Path, second: str = "label") -> list[tuple[str, str]]:
     """The two fields of each line that is not empty, read as those of a list.
 
     Args:
