@@ -73,6 +73,9 @@ def _ia3(base: nn.Module, size: int) -> PeftConfig:
 
 
 def _oft(base: nn.Module, size: int) -> PeftConfig:
+    width = cast(Any, base).config.hidden_size
+    if width % size:  # PEFT would take another size
+        raise ConfigError(f"method_size ({size}) of oft must divide the backbone's width of {width}.")
     return OFTConfig(
         oft_block_size=size, target_modules=QUERY_VALUE, module_dropout=0.0, bias="none", modules_to_save=heads_of(base)
     )

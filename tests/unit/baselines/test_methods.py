@@ -84,6 +84,8 @@ def test_what_cannot_be():
         method_config("lora", base, 0)
     with raises_exactly(ConfigError, "method_size (4) of partial must be at most the backbone's 3 blocks."):
         method_config("partial", base, 4)
+    with raises_exactly(ConfigError, "method_size (5) of oft must divide the backbone's width of 32."):
+        method_config("oft", base, 5)
     with raises_exactly(
         ConfigError,
         "method (bitfit) must have a size that its parameters grow with, but it has none. Compare it as it is.",
