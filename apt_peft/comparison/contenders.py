@@ -147,10 +147,35 @@ def read_contenders(
     if wrong:
         raise ConfigError("\n".join(wrong))
     if match is not None:
-        wanted = int(match) if match.isdigit() else parameters(_contender(match, tables, config), shared, config)
+        wanted = matched_count(match, shared, config, variants=variants)
         found = [_matched(contender, shared, config, wanted) for contender in found]
     for contender in found:
         parameters(contender, shared, config)  # says now what cannot be
+    return found
+
+
+def matched_count(match: str, shared: TrainSettings, config: Any, *, variants: str | None = None) -> int:
+    """The number of parameters beside the head that contenders without a size are to train.
+
+    Args:
+        match: a number, or a method that has it.
+        shared: settings of all runs.
+        config: of the backbone, of transformers.
+        variants: TOML file of contenders of the user's own.
+
+    Returns:
+        The number.
+
+    Raises:
+        ConfigError: no such method, or it trains nothing beside the head.
+    """
+    tables = _read_variants(variants) if variants is not None else {}
+    found = int(match) if match.isdigit() else parameters(_contender(match, tables, config), shared, config)
+    if found < 1:
+        raise ConfigError(
+            f"match_parameters ({match}) must train numbers beside the head, but it trains none. Give a number above 0, or a "
+            "method such as lora:8."
+        )
     return found
 
 
@@ -282,4 +307,4 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-__all__ = ["COMMON", "Contender", "parameters", "read_contenders"]
+__all__ = ["COMMON", "Contender", "matched_count", "parameters", "read_contenders"]

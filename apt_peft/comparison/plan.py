@@ -140,30 +140,6 @@ class Plan(TunedPlan):
         return self.out / "test" / contender.folder / f"seed-{seed}.safetensors"
 
 
-def late_notes(plan: Plan) -> list[str]:
-    """What must be said of contenders and seeds that were added when others had been tested.
-
-    Args:
-        plan: of a comparison that was carried out.
-
-    Returns:
-        A sentence, or nothing.
-    """
-    joined = plan.joined()
-    late = []
-    for contender in plan.contenders:
-        seeds = [seed for seed in plan.seeds if joined.get(contender.name, {}).get(str(seed), 0)]
-        if len(seeds) == len(plan.seeds):
-            late.append(contender.name)
-        elif seeds:
-            late.append(f"{contender.name} seed {', '.join(map(str, seeds))}")
-    if not late:
-        return []
-    return [
-        f"WARNING: added AFTER THE TEST SPLIT WAS TOUCHED, so that its scores may have led to it: {'; '.join(late)}."
-    ]
-
-
 def make_plan(settings: CompareSettings, shared: TrainSettings) -> Plan:
     """Settle a comparison; nothing is written.
 
@@ -187,8 +163,9 @@ def make_plan(settings: CompareSettings, shared: TrainSettings) -> Plan:
         settings.methods, shared, config, variants=settings.variants, match=settings.match_parameters
     )
     names = [contender.name for contender in contenders]
-    for flag, given in (("reference", settings.reference), ("forget", settings.forget)):
-        for name in (given or "").split(",") if given else ():
+    asked = (("reference", [settings.reference]), ("forget", (settings.forget or "").split(",")))
+    for flag, given in asked:
+        for name in filter(None, given):
             if name not in names:
                 raise ConfigError(
                     f"{flag} ({name}) must be one of the methods, {', '.join(names)}.{nearest(name, names)}"

@@ -9,7 +9,8 @@ from apt_peft.comparison import plots, ratios, table
 from apt_peft.comparison.estimate import estimate
 from apt_peft.comparison.folder import alone, check_means
 from apt_peft.comparison.ledger import LEDGER
-from apt_peft.comparison.plan import Plan, late_notes, make_plan
+from apt_peft.comparison.notes import late_notes, left_out_notes, notes
+from apt_peft.comparison.plan import Plan, make_plan
 from apt_peft.comparison.settings import CompareSettings
 from apt_peft.comparison.shots import ShotsPlan, begin_shots, make_shots
 from apt_peft.comparison.shots_table import shots_notes, shots_table
@@ -77,6 +78,9 @@ def _few_shots(settings: CompareSettings, shared: TrainSettings) -> Comparison:
         return Comparison(out, (), (), (), "\n".join(lines))
     with alone(out), Runner(settings.jobs) as runner:
         begin_shots(out)
+        for plan in plans:  # what cannot be drawn is told before anything is trained
+            plan.check_ledger()
+            plan.begin()
         done = []
         for plan in plans:
             logger.info("Clips of each class: %d", plan.shots)
@@ -141,8 +145,8 @@ def _tell(plan: Plan, trained: _Trained) -> Comparison:
     choices = trained.choices
     found = {} if isinstance(plan, ShotsPlan) else ratios.measure(plan, plan.settings.ratio_rounds)
     rows = table.rows_of(plan, choices, trained.diverged, found)
-    texts = table.notes(plan, rows, choices, len(plan.clips.test))
-    texts += [*ratios.told(found), *late_notes(plan), *_forgotten(plan)]
+    texts = notes(plan, rows, choices)
+    texts += [*ratios.told(found), *late_notes(plan), *left_out_notes(plan), *_forgotten(plan)]
     table.write_results(plan, rows, choices, texts)
     files = (plan.out / table.RESULTS, plan.out / table.TABLE, *plots.draw_all(rows, plan.out))
     text = "\n".join([*table.as_text(rows), "", *texts, "files: " + ", ".join(map(str, files))])

@@ -17,8 +17,9 @@ from apt_peft.comparison.many import ManyRuns, TunedRuns
 from apt_peft.comparison.search import Point
 from apt_peft.comparison.trials import TRIAL, Job
 from apt_peft.errors import ConfigError, DataError
-from apt_peft.training.base import check_precision, read_config
+from apt_peft.training.base import check_precision, frames_and_size, read_config
 from apt_peft.training.checkpoints import write_json
+from apt_peft.training.clips import clip_settings
 from apt_peft.training.data import AUTO_CACHE_BYTES
 from apt_peft.training.optimizer import learning_rates
 from apt_peft.training.options import random_changes
@@ -31,7 +32,7 @@ from apt_peft.video.write_lists import SplitPlan, write_lists
 logger = logging.getLogger(__name__)
 FORMAT = 1
 PLAN, LISTS = "plan.json", "lists"
-# Seed of the trials: it is none of what is reported.
+# Seed of the trials, which train on other clips than the runs that are reported.
 TRIAL_SEED = 0
 
 
@@ -305,6 +306,8 @@ def settle(settings: ManyRuns, shared: TrainSettings) -> tuple[DataSplits, Any]:
     config = read_config(settings.model)
     if hasattr(config, "use_mean_pooling"):
         config.use_mean_pooling = True  # as runs load it
+    frames, size = frames_and_size(config)
+    clip_settings(shared, model=settings.model, frames=frames, size=size)  # says now what cannot be
     found = flags.read_clips(shared)
     config.id2label = dict(enumerate(found.labels))
     config.label2id = {label: number for number, label in enumerate(found.labels)}

@@ -1,7 +1,6 @@
 """Stored runs and scores -> rows, and rows -> tables for the terminal and Markdown, and results.jsonl."""
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from apt_peft.comparison.many import ManyRuns
 from apt_peft.comparison.plan import Plan
 from apt_peft.comparison.ratios import Ratios
 from apt_peft.comparison.trials import WEIGHTS
-from apt_peft.comparison.tuning import Choice, edge_warnings, score_of
+from apt_peft.comparison.tuning import Choice, score_of
 from apt_peft.scores import read_together
 from apt_peft.scores.intervals import Interval
 from apt_peft.scores.seeds import bootstrap_seeds, correct
@@ -41,6 +40,7 @@ class Row:
         multiply_adds: of a clip's forward; None where they can't be told.
         ratios: measured cost, as `Ratios` has it; None where it was not measured.
         seeds: top-1 of each seed in per cent; None where training diverged.
+        clips: of the test split that were scored; None where no seed was.
         top1: their mean; None where a seed diverged.
         low: lower end of its interval.
         high: upper end.
@@ -59,6 +59,7 @@ class Row:
     stored_bytes: int | None
     multiply_adds: int | None
     seeds: list[float | None]
+    clips: int | None = None
     ratios: dict[str, Any] | None = None
     top1: float | None = None
     low: float | None = None
@@ -122,6 +123,7 @@ def rows_of(
         name = contender.name
         seeds = [results[name, seed].top1 if (name, seed) in results else None for seed in plan.seeds]
         facts = _facts(plan, contender, choices[name]) | {"seeds": seeds}
+        facts["clips"] = len(stored[0].result.names) if stored else None
         facts["ratios"] = asdict(ratios[name]) if ratios and name in ratios else None
         if name not in right:
             rows.append(Row(**facts, verdict=f"diverged (seed {', '.join(map(str, diverged[name]))})"))
@@ -203,45 +205,6 @@ def laid_out(cells: Sequence[Sequence[str]], *, markdown: bool = False) -> list[
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
-def notes(plan: Plan, rows: Sequence[Row], choices: Mapping[str, Choice], clips: int) -> list[str]:
-    """What must be said beside the table: rates at an edge first, then how the numbers came to be.
-
-    Args:
-        plan: the comparison.
-        rows: its rows.
-        choices: rates by contender.
-        clips: of the test split.
-
-    Returns:
-        Sentences.
-    """
-    found = [text for row in rows for text in edge_warnings(row.name, choices[row.name])]
-    settings = plan.settings
-    tried = {row.name: len(choices[row.name].tried) for row in rows}
-    budgets = sorted(set(tried.values()))
-    if len(budgets) > 1:
-        found.append(f"Fewer trials than the budget where rates would be too near each other: {tried}.")
-    spread = [
-        f"{row.name} {statistics.stdev(row.seeds):.1f}"  # type: ignore[type-var]
-        for row in rows
-        if len(row.seeds) > 1 and None not in row.seeds
-    ]
-    where = f"{plan.parts} folds" if settings.folds else "a part" if not plan.clips.val else "the validation split"
-    short = f", in runs of {settings.trial_epochs} epochs" if settings.trial_epochs else ""
-    found.append(
-        f"Rates were chosen among {', '.join(map(str, budgets))} of each contender on {where} of the training clips{short}. "
-        f"Test: {clips} clips, {settings.seeds} seed{'s' if settings.seeds > 1 else ''}, each touched once (ledger.jsonl). "
-        f"Intervals ({settings.level:.0%}): seeds and clips drawn again, {settings.samples} times; differences on the same clips."
-    )
-    if spread:
-        found.append(f"Standard deviation over seeds, in points: {', '.join(spread)}.")
-    else:
-        found.append("One seed: the intervals tell of the clips, and nothing of what another seed would do.")
-    if len(rows) > 2:
-        found.append("Of many comparisons at this level, some differ by chance.")
-    return found
-
-
 def write_results(plan: Plan, rows: Sequence[Row], choices: Mapping[str, Choice], texts: Sequence[str]) -> None:
     """Write results.jsonl (the setup, each trial, each run, each contender) and table.md.
 
@@ -312,4 +275,6 @@ def with_interval(value: float | None, low: float | None, high: float | None, si
     """A number and its interval for a table; `+` shows the sign."""
     if value is None:
         return "-"
-    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+    # Zero has no sign: what rounds to it may come from below.
+    shown, *ends = (f"{round(number or 0.0, 1) + 0.0:{sign}.1f}" for number in (value, low, high))
+    return f"{shown} [{', '.join(ends)}]"

@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from apt_peft.cli import main
 from apt_peft.comparison import CompareSettings, Ledger, compare
+from apt_peft.comparison.notes import _far_from_matched
 from apt_peft.comparison.plan import make_plan
 from apt_peft.comparison.ratios import measure
 from apt_peft.comparison.search import Score, first_points
@@ -107,6 +108,24 @@ def test_the_best_of_equally_many_trials_was_chosen(done):
         run = json.loads((result.out / "runs" / "linear" / f"seed-{seed}" / "run.json").read_text())
         assert run["data"]["clips"] == {"training": 12, "validation": 0, "test": 0}
         assert (run["settings"]["seed"], run["settings"]["head_lr"]) == (seed, result.rows[0].rates["head_lr"])
+
+
+def test_a_head_whose_rate_was_not_reached_is_told(done):
+    result, _ = done
+    assert len({line["rates"]["head_lr"] for line in read_results(result.out) if line.get("method") == "apt:2"}) == 1
+    assert (
+        "WARNING: the head's rate of apt:2 is NOT TUNED: the budget was spent on their own rate. Take more --budget-trials in "
+        "another --out."
+    ) in result.notes
+    assert {row.clips for row in result.rows} == {6}
+
+
+def test_contenders_far_from_what_they_were_matched_to_are_named(done):
+    result, (own, shared) = done
+    plan = make_plan(replace(own, match_parameters="204"), shared)
+    assert _far_from_matched(plan, result.rows) == []
+    (note,) = _far_from_matched(make_plan(replace(own, match_parameters="300"), shared), result.rows)
+    assert note == "Matched to 300 parameters beside the head; more than 10% away: apt:2 (204)."
 
 
 def test_every_touch_stands_in_the_ledger_after_all_training(done):
@@ -235,6 +254,14 @@ def test_what_is_added_after_the_test_is_told(done):
             "WARNING: added AFTER THE TEST SPLIT WAS TOUCHED, so that its scores may have led to it: linear seed 2."
             in again.notes
         )
+        assert again.notes[-1] == "WARNING: LEFT OUT of this table, though their test scores have been seen: apt:2."
+    with as_before(*kept):
+        fewer = compare(replace(own, seeds=1), shared)
+        assert fewer.notes[-1] == (
+            "WARNING: LEFT OUT of this table, though their test scores have been seen: linear seed 1; apt:2 seed 1."
+        )
+        assert "One seed: the intervals tell of the clips, and nothing of what another seed would do." in fewer.notes
+    assert not any("LEFT OUT" in note for note in result.notes)
     assert not any("AFTER" in note for note in result.notes)
 
 
@@ -362,6 +389,18 @@ def test_few_shots(backbone, data, tmp_path):
     before = (result.out / "results.jsonl").read_bytes()
     assert compare(*settings).rows == result.rows
     assert (result.out / "results.jsonl").read_bytes() == before
+
+
+def test_shots_that_cannot_be_drawn_are_told_before_anything_is_trained(backbone, data, tmp_path):
+    settings = settings_of(backbone, data, tmp_path / "out", shots=(1, 4))
+    pool = tmp_path / "out" / "shots-4" / "lists" / "train.csv"
+    message = (
+        f"shots (4) must be there in each class of the clips that a run is trained on, but of {pool} down has 3, left has 3, up "
+        "has 3. Take fewer shots, or hold fewer clips out."
+    )
+    with raises_exactly(DataError, message):
+        compare(*settings)
+    assert not list(tmp_path.glob("**/trials"))
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(backbone, data, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Names of contenders to settings of their runs, sizes that match, and what is refused before anything is trained."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from helpers import raises_exactly
@@ -112,6 +113,16 @@ def test_sizes_that_match_of_blocks(shared, config):
     assert read("partial", shared, config, match="100000000")["partial"].changes["method_size"] == 3, "all blocks"
 
 
+@pytest.mark.parametrize("wanted", ["0", "linear"])
+def test_nothing_to_match(shared, config, wanted):
+    message = (
+        f"match_parameters ({wanted}) must train numbers beside the head, but it trains none. Give a number above 0, or a method "
+        "such as lora:8."
+    )
+    with raises_exactly(ConfigError, message):
+        read("apt,lora", shared, config, match=wanted)
+
+
 @pytest.mark.parametrize("name", ["apt:5", "lora:2", "vpt-deep:3", "adaptformer:4", "linear", "full", "oft:4"])
 def test_multiply_adds_of_both_counters(shared, config, name):
     settings = read(name, shared, config)[name].settings(shared)
@@ -178,6 +189,17 @@ def test_what_is_refused_before_anything_is_written(backbone, data, tmp_path):
         compare(*settings_of(backbone, data / "train", out))
     with raises_exactly(ConfigError, "reference (lora) must be one of the methods, linear, apt:2."):
         compare(*settings_of(backbone, data, out, reference="lora"))
+    with raises_exactly(
+        ConfigError, "reference (linear,apt:2) must be one of the methods, linear, apt:2. Did you mean linear?"
+    ):
+        compare(*settings_of(backbone, data, out, reference="linear,apt:2"))
+    own, shared = settings_of(backbone, data, out, dry_run=True)
+    message = (
+        f"size (20) must be what the backbone was made for, but {backbone} takes 16. Leave --size out, or convert the "
+        "backbone."
+    )
+    with raises_exactly(ConfigError, message):
+        compare(own, replace(shared, size=20))
     with raises_exactly(ConfigError, "forget (apt) must be one of the methods, linear, apt:2. Did you mean apt:2?"):
         compare(*settings_of(backbone, data, out, forget="apt"))
     assert not out.exists()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import raises_exactly
 
+from apt_peft.comparison.table import verdict, with_interval
 from apt_peft.errors import DataError
 from apt_peft.scores.seeds import bootstrap_seeds, correct
 
@@ -89,3 +90,35 @@ def test_what_cannot_be_drawn():
     )
     with raises_exactly(DataError, message):
         bootstrap_seeds(right, groups=["a"] * 4)
+
+
+def test_an_end_that_is_zero_but_for_rounding_is_zero():
+    """Equal sums of hits in another order differ by 1e-14 points, which is no significant difference."""
+    generator = torch.Generator().manual_seed(0)
+    seen = 0
+    for _ in range(300):
+        one, two = ((torch.rand(3, 12, generator=generator) < share).double() for share in (0.7, 0.35))
+        apart, interval = bootstrap_seeds(one, two, samples=200)
+        if 0 < interval.low < 1e-9:
+            seen += 1
+            assert verdict(interval) == "no significant difference"
+            assert "[+0.0, " in with_interval(apart, -interval.low, interval.high, "+")
+    assert seen, "the draws must have such an end, or this test tests nothing"
+
+
+@pytest.mark.parametrize(
+    ("spread", "clips", "least", "most"), [(0.0, 115, 0, 5), (0.4, 115, 0, 10), (0.4, 800, 10, 30)]
+)
+def test_how_often_equals_are_told_different(spread, clips, least, most):
+    """Three seeds: as good as never where seeds are alike, too often where they differ more than clips decide."""
+    generator = torch.Generator().manual_seed(0)
+
+    def right(hard):
+        shift = spread * torch.randn(3, 1, generator=generator)  # 0.4 is 6 points
+        return (torch.rand(3, clips, generator=generator) < torch.sigmoid(0.8 + hard + shift)).double()
+
+    told = 0
+    for _ in range(100):
+        hard = 1.5 * torch.randn(1, clips, generator=generator)
+        told += verdict(bootstrap_seeds(right(hard), right(hard), samples=200)[1]) != "no significant difference"
+    assert least <= told <= most
