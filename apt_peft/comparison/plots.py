@@ -9,6 +9,9 @@ from apt_peft.errors import require
 from apt_peft.scores.whole import whole_file
 
 SUFFIXES = ("png", "svg")
+MARKERS = "osD^vP*X<>"
+# Points of the page between intervals that would lie on each other.
+BESIDE = 7.0
 
 
 def draw_all(rows: Sequence[Row], out: Path) -> list[Path]:
@@ -38,19 +41,84 @@ def draw_all(rows: Sequence[Row], out: Path) -> list[Path]:
 
 
 def _draw(rows: Sequence[Row], values: Sequence[float], label: str, path: Path) -> list[Path]:
-    figure = new_figure(7, 4.5)
+    from matplotlib.ticker import EngFormatter
+
+    figure = new_figure(9, 4.5)
     axes = figure.add_subplot()
-    for row, value in zip(rows, values, strict=True):
-        top1 = float(row.top1 or 0)
-        axes.errorbar([value], [top1], yerr=[[reach] for reach in _apart(row)], fmt="o", capsize=3)
-        # "$" would start a formula.
-        axes.annotate(row.name.replace("$", r"\$"), (value, top1), xytext=(6, 4), textcoords="offset points")
+    drawn = [
+        axes.errorbar([value], [row.top1], yerr=[[reach] for reach in _apart(row)], capsize=3, **style(place, row.name))
+        for place, (row, value) in enumerate(zip(rows, values, strict=True))
+    ]
     if max(values) > 20 * max(min(values), 1):
         # The head alone has no parameters beside it: zero has a place of its own.
         axes.set_xscale("symlog", linthresh=max(1.0, min((v for v in values if v > 0), default=1.0)))
+    axes.margins(x=0.12)  # room for those that are moved apart
+    axes.xaxis.set_major_formatter(EngFormatter())
     axes.set(xlabel=label, ylabel="test top-1 (%)")
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper")
+    _beside_each_other(figure, axes, drawn, values)
     return save(figure, path)
+
+
+def style(place: int, name: str) -> dict[str, Any]:
+    """How a contender is drawn: no two of the first twenty alike.
+
+    Args:
+        place: of the contender among all.
+        name: that the legend says.
+    """
+    from matplotlib import colormaps
+
+    colours = colormaps["tab20"].colors  # type: ignore[attr-defined]
+    # "$" would start a formula.
+    shown = name.replace("$", r"\$")
+    # Strong colours first, then the pale ones of each.
+    return {
+        "color": colours[(2 * place % 20) + (place // 10 % 2)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "label": shown,
+    }
+
+
+def _beside_each_other(figure: Any, axes: Any, drawn: Sequence[Any], values: Sequence[float]) -> None:
+    """Move points at the same place apart by a few points of the page, for intervals that would lie on each other."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure.draw_without_rendering()  # which decides where the axes lie
+    places = [72 / figure.dpi * float(axes.transData.transform((value, 0.0))[0]) for value in values]
+    for bars, shift in zip(drawn, shifts(places, BESIDE), strict=True):
+        moved = axes.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
+        for artist in bars.get_children():
+            artist.set_transform(moved)
+
+
+def shifts(places: Sequence[float], gap: float) -> list[float]:
+    """How far to move each place so that all are apart, by as little as can be.
+
+    Args:
+        places: on a line, in any order.
+        gap: between neighbours, at least.
+
+    Returns:
+        What to add to each.
+    """
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    groups: list[list[int]] = []
+
+    def first(group: Sequence[int]) -> float:
+        """Where a group begins: it lies about the middle of its places."""
+        return sum(places[index] for index in group) / len(group) - gap * (len(group) - 1) / 2
+
+    for index in order:
+        groups.append([index])
+        while len(groups) > 1 and first(groups[-1]) - first(groups[-2]) < gap * len(groups[-2]) - 1e-9:
+            groups[-2:] = [groups[-2] + groups[-1]]
+    found = [0.0] * len(places)
+    for group in groups:
+        for place, index in enumerate(group):
+            found[index] = first(group) + gap * place - places[index]
+    return found
 
 
 def draw_shots(rows: Mapping[int, Sequence[Row]], out: Path) -> list[Path]:
@@ -63,31 +131,25 @@ def draw_shots(rows: Mapping[int, Sequence[Row]], out: Path) -> list[Path]:
     Returns:
         The files.
     """
-    figure = new_figure(7, 4.5)
+    figure = new_figure(9, 4.5)
     axes = figure.add_subplot()
     counts = list(rows)
+    several = len(rows[counts[0]])
     for place, first in enumerate(rows[counts[0]]):
         of_method = [(shots, rows[shots][place]) for shots in counts if rows[shots][place].top1 is not None]
         if not of_method:
             continue
         # Beside each other, for intervals that overlap.
-        values = [shots * 1.04 ** (place - (len(rows[counts[0]]) - 1) / 2) for shots, _ in of_method]
-        tops = [row.top1 for _, row in of_method]
-        apart = [_apart(row) for _, row in of_method]
-        axes.errorbar(
-            values,
-            tops,
-            yerr=list(zip(*apart, strict=True)),
-            marker="o",
-            capsize=3,
-            label=first.name.replace("$", r"\$"),
-        )
+        aside = min(1.04, 1.3 ** (1 / several)) ** (place - (several - 1) / 2)
+        values, tops = [shots * aside for shots, _ in of_method], [row.top1 for _, row in of_method]
+        apart = list(zip(*(_apart(row) for _, row in of_method), strict=True))
+        axes.errorbar(values, tops, yerr=apart, capsize=3, **style(place, first.name))
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
     axes.set(xlabel="training clips of each class", ylabel="test top-1 (%)")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     return save(figure, out / "accuracy-shots")
 
 

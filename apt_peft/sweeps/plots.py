@@ -80,20 +80,24 @@ def draw_prompts(points: Sequence["Point"], out: Path) -> list[Path]:
     counted = all(point.multiply_adds is not None for point in points)
     figure = new_figure(7, 6 if counted else 4)
     panels = figure.subplots(2 if counted else 1, 1, sharex=True, squeeze=False)[:, 0]
-    for method, colour in zip(methods, COLOURS, strict=False):
-        own = [point for point in points if point.method == method]
+    for place, method in enumerate(methods):
+        own, colour = [point for point in points if point.method == method], COLOURS[place % len(COLOURS)]
+        # Beside each other, for intervals that overlap.
+        aside = 1.04 ** (place - (len(methods) - 1) / 2)
         x, y = [point.prompts for point in own], [point.top1 for point in own]
         # A percentile interval may leave the mean out.
         apart = [
             [max(0.0, point.top1 - point.interval.low) for point in own],
             [max(0.0, point.interval.high - point.top1) for point in own],
         ]
-        panels[0].errorbar(x, y, yerr=apart, fmt="o-", color=colour, capsize=3, markersize=4, label=method)
+        panels[0].errorbar(
+            [p * aside for p in x], y, yerr=apart, fmt="o-", color=colour, capsize=3, markersize=4, label=method
+        )
         if counted:
             giga = [(point.multiply_adds or 0) / 1e9 for point in own]
             panels[1].plot(x, giga, "o-", color=colour, markersize=4, label=method)
     panels[0].set(ylabel="validation top-1 (%)")
-    panels[0].legend(fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(methods), fontsize=9)
     if counted:
         panels[1].set(ylabel="multiply-adds of a clip (G)", ylim=(0, None))
     ticks = sorted({point.prompts for point in points})
@@ -136,5 +140,5 @@ def _heat(
     axes.set_yticks(range(len(names)), names)
     for y, row in enumerate(rows):
         for x, value in enumerate(row):
-            dark = value < low + 0.6 * (high - low)
+            dark = value <= low + 0.6 * (high - low)
             axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
