@@ -163,6 +163,11 @@ def problem_of(field: dataclasses.Field, value: Any) -> str | None:
     return None
 
 
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON and TOML can hold them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
 @dataclass(frozen=True)
 class Settings:
     """Base of the settings classes: values are checked when an object is made, all bad ones are named at once.
@@ -188,14 +193,19 @@ class Settings:
         """The given settings and what they imply for others, before defaults."""
         return dict(given)
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """What settings are where they are not given, as plain values; without those that must be."""
+        fields = {field.name: field.default for field in dataclasses.fields(cls)}
+        return plain({name: value for name, value in fields.items() if value is not dataclasses.MISSING})
+
     def conflicts(self) -> list[str]:
         """Values that are fine alone and not together, in a sentence each."""
         return []
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values that JSON and TOML can hold."""
-        values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return plain(dataclasses.asdict(self))
 
 
 def read_toml(path: str | Path, *, keep_dashes: bool = False) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 import argparse
 
-from apt_peft import settings
+from apt_peft.comparison import many
 from apt_peft.comparison.settings import CompareSettings, from_arguments
-from apt_peft.training.settings import TrainSettings
 
 EXAMPLE = """examples:
   apt-peft compare --model videomae-small --data clips --methods linear,lora:8,vpt-deep,apt --out runs/compared --dry-run
@@ -14,14 +13,13 @@ EXAMPLE = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one flag for each setting: of the comparison, and of `train` what all runs share.
+    """Add the command's flags.
 
     Args:
         parser: of the command.
     """
     parser.epilog = EXAMPLE
-    settings.add_arguments(parser, CompareSettings)
-    settings.add_arguments(parser, TrainSettings, config=True, only=CompareSettings.shared())
+    many.add_arguments(parser, CompareSettings)
 
 
 def run(args: argparse.Namespace) -> int:

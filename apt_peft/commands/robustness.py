@@ -2,10 +2,8 @@
 
 import argparse
 
-from apt_peft import settings
-from apt_peft.comparison.many import both_from_arguments
+from apt_peft.comparison import many
 from apt_peft.sweeps.settings import RobustnessSettings
-from apt_peft.training.settings import TrainSettings
 
 EXAMPLE = """examples:
   apt-peft robustness --model videomae-small --data clips --epochs 20 --out runs/robustness --dry-run
@@ -15,14 +13,13 @@ EXAMPLE = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one flag for each setting: of the command, and of `train` what all runs share.
+    """Add the command's flags.
 
     Args:
         parser: of the command.
     """
     parser.epilog = EXAMPLE
-    settings.add_arguments(parser, RobustnessSettings)
-    settings.add_arguments(parser, TrainSettings, config=True, only=RobustnessSettings.shared())
+    many.add_arguments(parser, RobustnessSettings)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         AptError: settings, data, backbone or folder cannot be used.
     """
-    command, shared = both_from_arguments(RobustnessSettings, vars(args))
+    command, shared = many.both_from_arguments(RobustnessSettings, vars(args))
     from apt_peft.sweeps.robustness import robustness
 
     print(robustness(command, shared).text)

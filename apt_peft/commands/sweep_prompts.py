@@ -2,10 +2,8 @@
 
 import argparse
 
-from apt_peft import settings
-from apt_peft.comparison.many import both_from_arguments
+from apt_peft.comparison import many
 from apt_peft.sweeps.settings import PromptSweepSettings
-from apt_peft.training.settings import TrainSettings
 
 EXAMPLE = """examples:
   apt-peft sweep-prompts --model videomae-small --data clips --epochs 20 --out runs/prompts --dry-run
@@ -15,14 +13,13 @@ EXAMPLE = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one flag for each setting: of the command, and of `train` what all runs share.
+    """Add the command's flags.
 
     Args:
         parser: of the command.
     """
     parser.epilog = EXAMPLE
-    settings.add_arguments(parser, PromptSweepSettings)
-    settings.add_arguments(parser, TrainSettings, config=True, only=PromptSweepSettings.shared())
+    many.add_arguments(parser, PromptSweepSettings)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         AptError: settings, data, backbone or folder cannot be used.
     """
-    command, shared = both_from_arguments(PromptSweepSettings, vars(args))
+    command, shared = many.both_from_arguments(PromptSweepSettings, vars(args))
     from apt_peft.sweeps.prompts import sweep_prompts
 
     print(sweep_prompts(command, shared).text)

@@ -1,5 +1,6 @@
 """Flags that all commands with many runs have, and which settings of `train` these runs share."""
 
+import argparse
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,6 +90,17 @@ class TunedRuns(ManyRuns):
 
 
 M = TypeVar("M", bound=ManyRuns)
+
+
+def add_arguments(parser: argparse.ArgumentParser, cls: type[ManyRuns]) -> None:
+    """Give a parser one flag for each setting of a command with many runs, and of `train` what all its runs share.
+
+    Args:
+        parser: of the command.
+        cls: settings of the command.
+    """
+    settings.add_arguments(parser, cls)
+    settings.add_arguments(parser, TrainSettings, config=True, only=cls.shared())
 
 
 def both_from_arguments(cls: type[M], arguments: Mapping[str, Any]) -> tuple[M, TrainSettings]:

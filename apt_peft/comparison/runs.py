@@ -18,7 +18,7 @@ from apt_peft.comparison.search import Point
 from apt_peft.comparison.trials import TRIAL, Job
 from apt_peft.errors import ConfigError, DataError
 from apt_peft.training.base import check_precision, frames_and_size, read_config
-from apt_peft.training.checkpoints import write_json
+from apt_peft.training.checkpoints import changes, write_json
 from apt_peft.training.clips import clip_settings
 from apt_peft.training.data import AUTO_CACHE_BYTES
 from apt_peft.training.optimizer import learning_rates
@@ -158,11 +158,8 @@ class Runs:
         return {}
 
     def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        changed = [
-            f"{name} was {before['settings'].get(name)!r} and is {now['settings'].get(name)!r}"
-            for name in {**before["settings"], **now["settings"]}
-            if before["settings"].get(name) != now["settings"].get(name)
-        ]
+        usual = self.shared.defaults() | self.settings.defaults()
+        changed = changes(before["settings"], now["settings"], usual)
         changed += [
             f"{name} was {before['contenders'][name]} and is {changes}"
             for name, changes in now["contenders"].items()

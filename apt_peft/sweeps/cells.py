@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,12 +195,12 @@ def common_notes(plan: Runs, outcomes: Outcomes) -> list[str]:
     return found
 
 
-def estimate(plan: Runs, counts: Sequence[tuple[Contender, int]], what: str) -> list[str]:
+def estimate(plan: Runs, counts: Sequence[tuple[Contender, Mapping[int, int]]], what: str) -> list[str]:
     """What a grid will do and how long that may take, from timed steps; nothing is written.
 
     Args:
         plan: all runs.
-        counts: contenders, and runs of each.
+        counts: contenders, and for each how many runs of so many epochs.
         what: they are, in words.
 
     Returns:
@@ -207,16 +208,21 @@ def estimate(plan: Runs, counts: Sequence[tuple[Contender, int]], what: str) -> 
     """
     shared = plan.shared
     learned, held = parts_of(plan)
+    all_runs: Counter[int] = Counter()
+    for _, runs in counts:
+        all_runs.update(runs)
     lines = [
         f"{learned} training clips in {len(plan.clips.labels)} classes, {held} of validation for each of {plan.parts} "
         f"part{'s' if plan.parts > 1 else ''}; the test split has no part in it",
-        f"{what}: {sum(count for _, count in counts)} runs of {shared.epochs} epochs",
+        f"{what}: " + " and ".join(f"{count} runs of {epochs} epochs" for epochs, count in sorted(all_runs.items())),
     ]
     total = 0.0
-    for contender, count in counts:
+    for contender, runs in counts:
         step, forward = timed(plan, contender)
         views = shared.segments * shared.crops
-        seconds = count * (shared.epochs * math.ceil(learned / shared.batch_size) * step + views * held * forward)
+        steps = sum(count * epochs for epochs, count in runs.items()) * math.ceil(learned / shared.batch_size)
+        count = sum(runs.values())
+        seconds = steps * step + count * views * held * forward
         total += seconds
         lines.append(f"  {contender.name}: {count} runs, a step {step:.3g} s, {seconds / 3600:.2f} h")
     return [*lines, hours(plan, total)]

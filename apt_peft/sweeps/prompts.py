@@ -10,24 +10,21 @@ import torch
 from torch import Tensor
 
 from apt_peft.comparison import table
-from apt_peft.comparison.contenders import Contender, read_contenders
+from apt_peft.comparison.contenders import Contender
 from apt_peft.comparison.cost import multiply_adds
 from apt_peft.comparison.folder import alone, check_means
-from apt_peft.comparison.runs import TRIAL_SEED, TunedPlan, settle
-from apt_peft.comparison.search import Point as Rates
-from apt_peft.comparison.trials import Job, Runner
+from apt_peft.comparison.runs import TRIAL_SEED
+from apt_peft.comparison.trials import Runner
 from apt_peft.comparison.tuning import Choice, edge_warnings, tune
-from apt_peft.errors import ConfigError
 from apt_peft.scores.intervals import Interval
 from apt_peft.scores.seeds import percentiles
 from apt_peft.sweeps import plots
 from apt_peft.sweeps.band import TINY, both_ways
-from apt_peft.sweeps.cells import Cell, Outcomes, carry_out, common_notes, estimate, job
+from apt_peft.sweeps.cells import Cell, Outcomes, carry_out, common_notes, estimate
 from apt_peft.sweeps.claims import Claim, Enough, hundreds
+from apt_peft.sweeps.prompt_plan import PromptPlan, make_plan, named
 from apt_peft.sweeps.settings import PromptSweepSettings
 from apt_peft.training.settings import TrainSettings
-
-METHODS = ("apt", "vpt-deep", "vpt-shallow")
 
 
 @dataclass(frozen=True)
@@ -106,64 +103,12 @@ def sweep_prompts(settings: PromptSweepSettings, shared: TrainSettings) -> Promp
     check_means(settings.command)
     plan = make_plan(settings, shared)
     if settings.dry_run:
-        runs = (settings.budget_trials + settings.seeds - 1) * plan.parts
         what = f"{settings.budget_trials} trials and {settings.seeds} seeds of each number of prompts"
-        text = "\n".join(estimate(plan, [(contender, runs) for contender in plan.contenders], what))
+        text = "\n".join(estimate(plan, [(contender, plan.runs()) for contender in plan.contenders], what))
         return PromptSweep(plan.out, (), {}, {}, (), text)
     with alone(plan.out), Runner(settings.jobs) as runner:
         plan.begin()
         return _sweep(plan, runner)
-
-
-@dataclass(frozen=True)
-class PromptPlan(TunedPlan):
-    """The sweep, settled: as `TunedPlan`."""
-
-    settings: PromptSweepSettings
-
-    @property
-    def methods(self) -> list[str]:
-        """In the order given."""
-        return [name.strip() for name in self.settings.methods.split(",")]
-
-    @property
-    def prompts(self) -> list[int]:
-        """P, rising."""
-        return sorted(self.settings.prompts)
-
-    def trial(self, contender: Contender, point: Rates, part: int) -> Job:
-        """The job that tries rates: the cell of the trials' seed, which then need not be run again."""
-        rates = dict(zip(self.axes(contender), point, strict=True))
-        shorter = self.trial_length() if self.settings.trial_epochs is not None else {}
-        return job(self, contender, rates | shorter, part, TRIAL_SEED)
-
-
-def named(method: str, prompts: int) -> str:
-    """The contender that a method with so many prompts is: `apt+data` and 8 are `apt:8+data`."""
-    bare, *options = method.split("+")
-    return "+".join([f"{bare}:{prompts}", *options])
-
-
-def make_plan(settings: PromptSweepSettings, shared: TrainSettings) -> PromptPlan:
-    """Settle the sweep; nothing is written.
-
-    Args:
-        settings: of the command.
-        shared: of all its runs.
-
-    Raises:
-        AptError: settings, data or backbone cannot be used.
-    """
-    methods = [name.strip() for name in settings.methods.split(",")]
-    if wrong := [name for name in methods if name.partition("+")[0] not in METHODS]:
-        raise ConfigError(
-            f"methods ({settings.methods}) must be of {', '.join(METHODS)}, without numbers, but {', '.join(map(repr, wrong))} "
-            f"{'is' if len(wrong) == 1 else 'are'} not. Numbers go to --prompts."
-        )
-    clips, config = settle(settings, shared)
-    names = [named(method, prompts) for method in methods for prompts in sorted(settings.prompts)]
-    contenders = read_contenders(",".join(names), shared, config)
-    return PromptPlan(settings, replace(shared, progress=False), contenders, clips, config)
 
 
 def _sweep(plan: PromptPlan, runner: Runner) -> PromptSweep:

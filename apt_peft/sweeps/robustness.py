@@ -257,6 +257,6 @@ def _estimate(plan: RobustnessPlan) -> list[str]:
     kinds, rates = settings.reparameterizations, plan.rates
     usual = plan.name("", (plan.shared.weight_decay, plan.shared.prompt_dropout))
     places = len({plan.name("", place) for place in plan.places} - {usual}) if len(plan.places) > 1 else 0
-    counts = {name: (len(rates) + places) * settings.seeds * plan.parts for name in kinds}
+    counts = {plan.shared.epochs: (len(rates) + places) * settings.seeds * plan.parts}
     what = f"{len(rates)} learning rates and {places} more places of weight decay and dropout, {settings.seeds} seeds"
-    return estimate(plan, [(c, counts[c.name]) for c in plan.contenders if c.name in counts], what)
+    return estimate(plan, [(c, counts) for c in plan.contenders if c.name in kinds], what)

@@ -8,9 +8,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from apt_peft.errors import ConfigError
 
@@ -160,12 +161,13 @@ def run_folder(out: Path, *, resume: bool) -> Iterator[None]:
         raise
 
 
-def check_same_run(folder: Path, now: dict) -> None:
+def check_same_run(folder: Path, now: dict, usual: Mapping = MappingProxyType({})) -> None:
     """Compare what decides a run's result with what the run in a folder started with; remember it in a new one.
 
     Args:
         folder: OUT/checkpoints.
         now: settings and data fingerprint of this run.
+        usual: what settings were before there was a name for them.
 
     Raises:
         ConfigError: something differs; all of it is named.
@@ -175,26 +177,40 @@ def check_same_run(folder: Path, now: dict) -> None:
     if not path.exists():
         write_json(path, now)
         return
-    refuse_changes(json.loads(path.read_text(encoding="utf-8")), now)
+    refuse_changes(json.loads(path.read_text(encoding="utf-8")), now, usual)
 
 
-def refuse_changes(before: dict, now: dict) -> None:
+def refuse_changes(before: Mapping, now: Mapping, usual: Mapping) -> None:
     """Compare a run's settings with those that it is resumed with.
 
     Args:
         before: as JSON gave them.
-        now: the same names, and values that JSON can hold.
+        now: values that JSON can hold.
+        usual: as for `changes`.
 
     Raises:
         ConfigError: something differs; all of it is named.
     """
-    now = json.loads(json.dumps(now))
-    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if changed:
-        shown = ", ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in changed)
+    if changed := changes(before, json.loads(json.dumps(now)), usual):
         raise ConfigError(
-            f"resume (True) must go on with the same run, but {shown}. Repeat its settings, or choose another --out."
+            f"resume (True) must go on with the same run, but {', '.join(changed)}. Repeat its settings, or choose another --out."
         )
+
+
+def changes(before: Mapping, now: Mapping, usual: Mapping) -> list[str]:
+    """What is not as it was, in words.
+
+    Args:
+        before: settings and what else decided a result, by name, as JSON gave them.
+        now: likewise.
+        usual: what settings were before there was a name for them, so that an older version's folder can be gone on with.
+
+    Returns:
+        `epochs was 2 and is 3` for each.
+    """
+    before = {**{name: usual[name] for name in now if name in usual}, **before}
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names]
 
 
 def move_in(partial: Path, out: Path) -> None:

@@ -83,7 +83,8 @@ def finished(settings: TrainSettings, out: Path) -> TrainResult:
         )
     values = run.values
     now = settings.what_comes_out()
-    checkpoints.refuse_changes({name: values["settings"].get(name) for name in now}, now)
+    before = {name: value for name, value in values["settings"].items() if name in now}
+    checkpoints.refuse_changes(before, now, settings.defaults())
     return TrainResult(
         out=out,
         method=values["method"],

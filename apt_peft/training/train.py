@@ -108,7 +108,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainResult:
         now["starting adapter"] = start_fingerprint(settings)
     if data.skipped:  # what is held out depends on them, and so would the order of clips
         now["clips left out"] = sorted(data.skipped)
-    processes.on_first(partial(checkpoints.check_same_run, folder, now))
+    processes.on_first(partial(checkpoints.check_same_run, folder, now, settings.defaults()))
     model = add_prompts(base, settings, data)
     if settings.feature_cache is not None:
         use_features(model, settings, data)

@@ -3,17 +3,12 @@
 import csv
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from helpers import raises_exactly
+from helpers import flags_of, killed_when, raises_exactly
 from safetensors import safe_open
 
 from apt_peft.cli import main
@@ -321,9 +316,10 @@ def test_another_comparison_in_the_same_folder_is_refused(done):
 def test_killed_and_gone_on_with_it_is_what_it_is_undisturbed(done, backbone, data, tmp_path):
     undisturbed, (own, _) = done
     out = tmp_path / "out"
-    words = [sys.executable, "-m", "apt_peft", "compare", "--jobs", "2", "--out", str(out)]
-    given = {"model": own.model, "data": own.data, "methods": own.methods, "seeds": SEEDS, "budget_trials": BUDGET}
-    given |= {
+    given = {
+        "jobs": 2,
+        "out": out,
+        **{name: getattr(own, name) for name in ("model", "data", "methods", "seeds", "budget_trials")},
         "samples": own.samples,
         "ratio_rounds": 0,
         "epochs": 1,
@@ -331,17 +327,7 @@ def test_killed_and_gone_on_with_it_is_what_it_is_undisturbed(done, backbone, da
         "threads": 1,
         "val_fraction": 0.25,
     }
-    for name, value in given.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        end = time.monotonic() + 300
-        while not list(out.glob("trials/*/*/part-1/run.json")) and time.monotonic() < end:
-            assert process.poll() is None, process.stdout.read().decode()
-            time.sleep(0.05)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    killed_when(lambda: any(out.glob("trials/*/*/part-1/run.json")), "-m", "apt_peft", "compare", *flags_of(given))
     assert not (out / "ledger.jsonl").exists()
     assert not list(out.glob("runs/*/*/run.json"))
     result = compare(*settings_of(backbone, data, out))

@@ -2,17 +2,13 @@
 
 import json
 import logging
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from clips import write_clip
-from helpers import raises_exactly
-from launching import LAUNCHED, environment, finish, start
+from helpers import flags_of, killed_when, raises_exactly
+from launching import LAUNCHED, finish, start
 
 from apt_peft import ConfigError, DataError
 from apt_peft.cli import main
@@ -121,17 +117,8 @@ def test_a_killed_evaluation_goes_on(adapter, many, tmp_path, caplog):
         "save_scores": str(path),
         **views,
     }
-    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "apt_peft", "evaluate", "--adapter", str(adapter), *words, "--no-progress"],
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    until = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < until and sum(p.stat().st_size for p in journals(path)) < 200:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    printed = process.communicate(timeout=120)[0]
-    assert process.returncode == -signal.SIGKILL, printed
+    words = flags_of({"adapter": adapter, "progress": False} | given)
+    killed_when(lambda: sum(p.stat().st_size for p in journals(path)) >= 200, "-m", "apt_peft", "evaluate", *words)
     assert [file.name for file in tmp_path.iterdir()] == ["scores.safetensors.journal-0"], "no half file, no tables"
     left = journals(path)[0].read_bytes()
 

@@ -1,18 +1,13 @@
 """The linear probe from stored features: the same training as from clips, for every architecture, and after any kill."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from architectures import ARCHITECTURES, AVAILABLE, build
-from helpers import raises_exactly
+from helpers import killed_when, raises_exactly
 from safetensors.torch import load_file
 from test_resume import Stop, assert_same_run, flags, stop_in
 from transformers import TimesformerForVideoClassification, VideoMAEForVideoClassification
@@ -174,19 +169,11 @@ def test_a_process_killed_while_it_stores_features_starts_over_with_what_is_whol
     """Two views of the training clips and one of two other splits are 4 files; killed when so many are there."""
     given = {**STILL, **RANDOM, "feature_views": 2, "feature_cache": str(tmp_path / "store"), "epochs": 2}
     settings = quick(**given, out=str(tmp_path / "killed"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "apt_peft", "train", *flags(settings)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    until = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < until:
-        there = list((tmp_path / "store").glob("*.*")) if (tmp_path / "store").is_dir() else None
-        if there is not None and len([path for path in there if path.suffix == ".safetensors"]) >= files:
-            break
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
+    store = tmp_path / "store"
+    killed_when(
+        lambda: store.is_dir() and len(list(store.glob("*.safetensors"))) >= files,
+        *("-m", "apt_peft", "train", *flags(settings)),
+    )
     train(replace(settings, resume=True))
     train(replace(settings, feature_cache=str(tmp_path / "other"), out=str(tmp_path / "whole")))
     assert_same_run(tmp_path / "whole", tmp_path / "killed")

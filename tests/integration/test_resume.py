@@ -3,16 +3,12 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import raises_exactly
+from helpers import flags_of, killed_when, raises_exactly
 from safetensors.torch import load_file
 
 from apt_peft import ConfigError
@@ -42,14 +38,8 @@ def assert_same_run(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("after", [1, 4])
 def test_a_killed_process_resumes_bit_for_bit(quick, tmp_path, after):
     settings = quick(epochs=EPOCHS, augment="crop", out=str(tmp_path / "killed"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "apt_peft", "train", *flags(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
     folder = Path(settings.out) / "checkpoints"
-    wait_for(lambda: len(seen(folder)) >= after or process.poll() is not None)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
+    killed_when(lambda: len(seen(folder)) >= after, "-m", "apt_peft", "train", *flags(settings))
     assert not checkpoints.is_finished(Path(settings.out))
 
     train(quick(epochs=EPOCHS, augment="crop", out=settings.out, resume=True))
@@ -205,6 +195,21 @@ def test_resuming_a_finished_run_gives_its_result(quick, caplog):
     )
 
 
+def test_a_finished_run_of_before_a_setting_had_a_name_has_it_at_its_default(quick):
+    first = train(quick(epochs=1))
+    path = first.out / "run.json"
+    values = json.loads(path.read_text())
+    assert values["settings"].pop("loss") == "cross-entropy"
+    path.write_text(json.dumps(values))
+    assert train(quick(epochs=1, resume=True)).top1 == pytest.approx(first.top1, abs=1e-4)
+    with raises_exactly(
+        ConfigError,
+        "resume (True) must go on with the same run, but loss was 'cross-entropy' and is 'focal'. "
+        "Repeat its settings, or choose another --out.",
+    ):
+        train(quick(epochs=1, loss="focal", resume=True))
+
+
 def test_a_run_with_other_settings_is_not_continued(quick, monkeypatch):
     with monkeypatch.context() as patch:
         stop_in(patch, "rotate", 1)
@@ -241,25 +246,11 @@ def test_an_old_run_is_not_written_over(quick):
 
 def flags(settings) -> list[str]:
     """The settings as the command line that a user would write."""
-    words = []
     defaults = type(settings)(model="m", data="d", out="o").as_dict()
-    for name, value in settings.as_dict().items():
-        if value != defaults[name]:
-            flag = name.replace("_", "-")
-            words += (
-                [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
-            )
-    return words
+    return flags_of({name: value for name, value in settings.as_dict().items() if value != defaults[name]})
 
 
 def seen(folder: Path) -> list[Path]:
     """Checkpoints that exist in any state, deleted ones counted by the number of the newest."""
     found = checkpoints.numbered(folder)
     return [] if not found else [found[-1]] * (int(found[-1].name.split("-")[1]) // 3)
-
-
-def wait_for(happened, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.002)

@@ -1,16 +1,11 @@
 """Real grids of tiny models: from flags to words and pictures, after a kill, and with the test split left alone."""
 
 import json
-import os
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from helpers import raises_exactly
+from helpers import flags_of, killed_when, raises_exactly
 from safetensors import safe_open
 
 from apt_peft.cli import main
@@ -113,19 +108,8 @@ def test_files(done):
 def test_killed_and_gone_on_with_it_is_what_it_is_undisturbed(done, backbone, data, tmp_path):
     undisturbed, (own, _) = done
     out = tmp_path / "out"
-    words = [sys.executable, "-m", "apt_peft", "robustness", "--jobs", "2", "--out", str(out)]
-    for name, value in ({"model": own.model, "data": own.data} | GRID | RUN).items():
-        given = value if isinstance(value, tuple) else [value]
-        words += [f"--{name.replace('_', '-')}", *map(str, given)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        end = time.monotonic() + 300
-        while not list(out.glob("trials/*/*/*/part-1/run.json")) and time.monotonic() < end:
-            assert process.poll() is None, process.stdout.read().decode()
-            time.sleep(0.05)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    given = {"jobs": 2, "model": own.model, "data": own.data, "out": out} | GRID | RUN
+    killed_when(lambda: any(out.glob("trials/*/*/*/part-1/run.json")), "-m", "apt_peft", "robustness", *flags_of(given))
     assert not (out / "results.jsonl").exists()
     result = robustness(*settings_of(backbone, data, out))
     assert (result.curves, result.planes, result.claims) == (undisturbed.curves, undisturbed.planes, undisturbed.claims)
@@ -260,6 +244,29 @@ def test_a_sweep_again_changes_nothing(swept):
     before = {path: path.read_bytes() for path in result.files if path.suffix != ".png"}
     assert sweep_prompts(*settings).points == result.points
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_shorter_trials_choose_the_rates_of_whole_runs(backbone, data, tmp_path, capsys):
+    """What trains is one method with two numbers of prompts, on a few frames: eight trials of an epoch, two runs of two."""
+    own = {"model": str(backbone), "data": str(data / "train"), "out": str(tmp_path / "out")}
+    given = {"methods": "apt", "prompts": (1, 2), "budget_trials": 4, "tune_head": False, "trial_epochs": 1, "seeds": 1}
+    run = {"epochs": 2, "batch_size": 4, "threads": 1, "val_fraction": 0.25, "warmup_epochs": 1}
+    assert main(["sweep-prompts", *flags_of(own | given | run), "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "4 trials and 1 seeds of each number of prompts: 8 runs of 1 epochs and 2 runs of 2 epochs"
+    )
+    result = sweep_prompts(
+        PromptSweepSettings(**own, **given, samples=200), TrainSettings(**own, **run, progress=False)
+    )
+    for point in result.points:
+        place = result.out / "trials" / f"apt={point.prompts}"
+        runs = [json.loads(path.read_text()) for path in place.glob("*/seed-0/part-1/run.json")]
+        trials, (whole,) = ([r for r in runs if r["settings"]["epochs"] == epochs] for epochs in (1, 2))
+        # The rate rises over the same part of all steps.
+        assert [r["settings"]["warmup_epochs"] for r in (*trials, whole)] == [0.5] * 4 + [1.0]
+        best = max(trials, key=lambda r: (r["result"]["test"]["top1"], -r["result"]["test"]["loss"]))
+        assert point.rates == {"lr": best["settings"]["lr"]} == {"lr": whole["settings"]["lr"]}
+        assert point.seeds == pytest.approx([whole["result"]["test"]["top1"]], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,13 @@
 """Checkpoints of a Trainer of the user's own on a model with prompts: the best one, the last one, and after a kill."""
 
 import json
-import os
 import runpy
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import killed_when
 from models import clips, prompted, tiny_videomae
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
@@ -122,20 +119,7 @@ def example(backbone, data, monkeypatch):
 def test_a_killed_script_resumes_bit_for_bit(example, tmp_path):
     words, run = example
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    process = subprocess.Popen(
-        [sys.executable, str(EXAMPLE), *words(cut)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # sums are those of as many threads as in this process
-    )
-    end = time.monotonic() + 120
-    while len(list(cut.glob("checkpoints/checkpoint-*/trainer_state.json"))) < 2:
-        assert process.poll() is None, "the script ended before it could be killed"
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    killed_when(lambda: len(list(cut.glob("checkpoints/checkpoint-*/trainer_state.json"))) >= 2, EXAMPLE, *words(cut))
     assert not (cut / "adapter_model.safetensors").exists()
     torn = cut / "checkpoints" / "checkpoint-57"  # as a kill in the middle of a save leaves it
     torn.mkdir()

@@ -254,6 +254,28 @@ def test_lists_of_folds_keep_the_test_apart_and_other_clips_are_refused(backbone
         plan.begin()
 
 
+def test_a_folder_begun_before_a_setting_had_a_name_is_gone_on_with_at_its_default(backbone, data, tmp_path):
+    own, shared = settings_of(backbone, data, tmp_path / "out")
+    plan = make_plan(own, shared)
+    plan.out.mkdir()
+    plan.begin()
+    path = plan.out / "plan.json"
+    whole = json.loads(path.read_text())
+    later = ("tune_head", "mixup", "rand_augment", "loss", "on_error")  # the last one has no say in what comes out
+    settings = {name: value for name, value in whole["settings"].items() if name not in later}
+    assert len(settings) == len(whole["settings"]) - 4
+    path.write_text(json.dumps(whole | {"settings": settings}))
+    changed = make_plan(CompareSettings(**own.as_dict() | {"tune_head": False}), replace(shared, mixup=0.8))
+    message = (
+        f"out ({plan.out}) must be gone on with by the same settings, but tune_head was True and is False; mixup was 0.0 and "
+        "is 0.8. Repeat them, or choose another --out."
+    )
+    with raises_exactly(ConfigError, message):
+        changed.begin()
+    plan.begin()
+    assert json.loads(path.read_text()) == whole
+
+
 def test_a_best_rate_at_the_end_is_told_loudly():
     outcome = {"diverged": None, "loss": 1.0}
     tried = {(rate, 0.01): [{**outcome, "top1": top1}] for rate, top1 in ((0.1, 50.0), (1.0, 60.0), (10.0, 70.0))}

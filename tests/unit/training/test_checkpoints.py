@@ -155,6 +155,18 @@ def test_another_run_is_told_by_what_differs(tmp_path):
         checkpoints.check_same_run(tmp_path, {"epochs": 3, "mean": [0, 1], "new": "x"})
 
 
+def test_a_run_begun_before_a_setting_had_a_name_is_the_same_at_its_default(tmp_path):
+    checkpoints.check_same_run(tmp_path, {"epochs": 2})
+    usual = {"epochs": 20, "mixup": 0.0, "mean": None}
+    checkpoints.check_same_run(tmp_path, {"epochs": 2, "mixup": 0.0, "mean": None}, usual)
+    with raises_exactly(
+        ConfigError,
+        "resume (True) must go on with the same run, but mixup was 0.0 and is 0.8. "
+        "Repeat its settings, or choose another --out.",
+    ):
+        checkpoints.check_same_run(tmp_path, {"epochs": 2, "mixup": 0.8}, usual)
+
+
 def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     checkpoints.write_json(tmp_path / "a.json", {"é": 1})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "é": 1\n}\n'
