@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..training.base import frames_and_size
+from ..training.base import frames_and_size, not_square
 from ..training.clips import IMAGENET_MEAN, IMAGENET_STD
 from .findings import Finding, Mend
 from .patient import ATTENTION_KEYS, Patient, first_line, model_class
@@ -74,6 +74,8 @@ def is_query_or_value_bias(name: str) -> bool:
 
 
 def _grid(patient: Patient) -> Iterator[Finding]:
+    if sides := not_square(patient.config):
+        yield Finding("frames-not-square", f"they are {sides}")
     frames, size = frames_and_size(patient.config)
     tubelet, patch = grid(patient.config)
     if frames % tubelet and frames > tubelet:

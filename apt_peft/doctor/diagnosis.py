@@ -17,7 +17,7 @@ from .weights import check_names, check_numbers
 # Findings after which running the backbone would show the same again, or fail.
 NO_RUN = frozenset({
     "untrained", "not-finite", "tensors-missing", "shapes-disagree", "patch-kernel", "position-table", "layer-count",
-    "zeros", "attention-unavailable", "config-refused",
+    "zeros", "attention-unavailable", "config-refused", "frames-not-square",
 })  # fmt: skip
 
 

@@ -91,6 +91,12 @@ KINDS: dict[str, Kind] = {
         "Lower the size to the multiple below: the tokens stay the same.",
         True,
     ),
+    "frames-not-square": Kind(
+        ERROR,
+        "the backbone takes frames that are not square",
+        "`apt-peft` makes square clips, which it refuses.",
+        "Take a backbone for square frames.",
+    ),
     "patch-kernel": Kind(
         ERROR,
         "patch or tubelet size of the config differ from the stored patch kernel",

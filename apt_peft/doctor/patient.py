@@ -176,7 +176,12 @@ def _is_adapter(model: str, revision: str | None) -> bool:
         raise CheckpointError(
             f"model ({model}) must be a folder or a name on the Hub, but there is no such folder. Check the path."
         )
-    return hub.download(model, ADAPTER_CONFIG, most=MAX_TEXT, revision=revision, optional=True) is not None
+    try:
+        return hub.download(model, ADAPTER_CONFIG, most=MAX_TEXT, revision=revision, optional=True) is not None
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"model ({model}) must be a folder or a name on the Hub, but there is no such folder, and of the Hub: {error}"
+        ) from None
 
 
 def _folder(name: str, revision: str | None) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from apt_peft.errors import DataError, require
+from apt_peft.errors import ConfigError, DataError, require
 from apt_peft.evaluation import EvaluationResult
 from apt_peft.opening import open_adapter
 from apt_peft.scores.files import check_path, save_scores, shown
@@ -60,6 +60,12 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
         out = str(Path(settings.adapter) / (EVALUATION if split == "test" else f"{EVALUATION}-{split}"))
     if out is not None:
         require("matplotlib", "viz")  # which draws at the end
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"out ({out}) must be a folder that can be written to, but: {str(error.strerror).lower()}. Choose another one."
+            ) from None
     if settings.save_scores:
         _check_names(settings.save_scores, [clip_name(clip, settings.data) for clip in clips])
     readable, unreadable = look_over(clips, settings)

@@ -86,6 +86,19 @@ def frames_and_size(config: Any) -> tuple[int, int]:
     return int(frames), int(size[0] if isinstance(size, (list, tuple)) else size)
 
 
+def not_square(config: Any) -> str | None:
+    """Height and width of the frames that a backbone takes, where they differ.
+
+    Args:
+        config: a video model's config.
+
+    Returns:
+        `48 x 64`, for example; None for squares.
+    """
+    size: Any = getattr(config, "image_size", None) or getattr(config, "crop_size", None)
+    return " x ".join(map(str, size)) if isinstance(size, (list, tuple)) and len(set(size)) > 1 else None
+
+
 def open_base(
     model: str, *, labels: Sequence[str] | None, mean_pooling: bool = False, revision: str | None = None
 ) -> torch.nn.Module:
@@ -102,10 +115,14 @@ def open_base(
         The classifier; its head is new unless the backbone's own has the same shape.
 
     Raises:
-        CheckpointError: the weights cannot be read, or weights of the encoder are missing.
+        CheckpointError: the weights cannot be read, weights of the encoder are missing, or it takes frames that are not square.
     """
     config = read_config(model, revision=revision)
     check_backbone(model)
+    if sides := not_square(config):
+        raise CheckpointError(
+            f"model ({model}) must take square frames, as clips are made, but it takes {sides}. Take another backbone."
+        )
     if labels is not None:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}

@@ -62,7 +62,7 @@ class FrameCache:
         self._opened = self._time_there()
         # Workers and what they come from have this name in common.
         self._run = uuid.uuid4().hex
-        self._full = self._counted = False
+        self._full = self._counted = self._told_large = False
         self._clear_parts()
 
     def read(
@@ -138,15 +138,15 @@ class FrameCache:
 
     def _stop(self, reason: str) -> None:
         self._full = True
-        if self._first_to_say():
+        if self._first_to_say("full"):
             logger.warning(
                 "Cache %s is filled no further (%s). Clips that are not in it are decoded.", self.folder, reason
             )
 
-    def _first_to_say(self) -> bool:
+    def _first_to_say(self, what: str) -> bool:
         """Whether no other process that this cache was handed to has said what happens in all of them."""
         try:
-            (self._parts / f"{self._run}{SAID}").touch(exist_ok=False)
+            (self._parts / f"{self._run}-{what}{SAID}").touch(exist_ok=False)
         except FileExistsError:
             return False
         except OSError:  # nothing can be written there: better twice than never
@@ -197,6 +197,13 @@ class FrameCache:
         if self.limit is None:
             return True
         if size > self.limit:
+            if not self._told_large and self._first_to_say("large"):
+                logger.warning(
+                    "Cache %s has no place for entries larger than its limit (one takes %d of %d bytes). Their "
+                    "clips are decoded.",
+                    self.folder, size, self.limit,
+                )  # fmt: skip
+            self._told_large = True
             return False
         with self._ledger() as ledger:
             # Counted once by every process, since one without a limit keeps no account; and when it seems full, which gives

@@ -190,6 +190,7 @@ DAMAGES: dict[str, tuple[Damage, str, bool]] = {
     "two pixels too many": (
         both(config(image_size=50), processor(size=SIZE_50)), "pixels-unused", True
     ),
+    "frames that are wider than high": (config(image_size=[48, 64]), "frames-not-square", False),
     "another tubelet": (config(tubelet_size=2), "patch-kernel", True),
     "another patch": (config(patch_size=16), "patch-kernel", True),
     "fewer layers": (config(num_hidden_layers=4), "layer-count", True),

@@ -10,6 +10,7 @@ import transformers
 from architectures import ARCHITECTURES, AVAILABLE
 from damages import DAMAGES, HARMLESS, Unsafe, config, good, in_parts, pickled, tensors
 from helpers import raises_exactly
+from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from apt_peft import CheckpointError, ConfigError
@@ -281,6 +282,16 @@ def test_a_folder_that_is_not_there(tmp_path):
         f"model ({tmp_path / 'no'}) must be a folder or a name on the Hub, but there is no such folder. Check the path.",
     ):
         diagnose(DoctorSettings(model=str(tmp_path / "no")))
+
+
+def test_a_name_that_is_neither_a_folder_nor_on_the_hub():
+    with raises_exactly(
+        CheckpointError,
+        "model (typo) must be a folder or a name on the Hub, but there is no such folder, and of the Hub: adapter_config.json of "
+        f"typo must be on the Hub, but it is not in the cache ({constants.HF_HUB_CACHE}), and the Hub must not be asked "
+        "(HF_HUB_OFFLINE is set). Load it once online.",
+    ):
+        diagnose(DoctorSettings(model="typo"))
 
 
 def test_a_base_without_an_adapter():

@@ -70,6 +70,16 @@ def test_a_folder_that_is_not_there(tmp_path):
         open_base(str(tmp_path / "no"), labels=None)
 
 
+def test_frames_that_are_not_square(folder):
+    values = json.loads((folder / "config.json").read_text()) | {"image_size": [16, 32]}
+    (folder / "config.json").write_text(json.dumps(values))
+    with raises_exactly(
+        CheckpointError,
+        f"model ({folder}) must take square frames, as clips are made, but it takes 16 x 32. Take another backbone.",
+    ):
+        open_base(str(folder), labels=None)
+
+
 def test_a_folder_without_a_config(tmp_path):
     said = first_line_of(AutoConfig.from_pretrained, str(tmp_path))
     with raises_exactly(

@@ -187,8 +187,14 @@ def test_what_is_used_at_once_is_in_use(tmp_path):
     assert not list((tmp_path / "parts").iterdir())
 
 
-def test_an_entry_larger_than_the_limit_is_left_out_and_others_are_not(files, tmp_path):
+def test_an_entry_larger_than_the_limit_is_left_out_and_others_are_not(files, tmp_path, caplog):
     cache = FrameCache(tmp_path, limit=10 * FRAME)
+    for file in files[:2]:
+        frames_of(cache, file, [3], whole=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Cache {tmp_path} has no place for entries larger than its limit (one takes {HEAD.size + 20 * 20 + 20 * FRAME} of "
+        f"{10 * FRAME} bytes). Their clips are decoded."
+    ]
     assert torch.equal(frames_of(cache, files[0], [3], whole=True)[0], expected(files[0], [3]))
     assert frames_of(cache, files[0], [3], key="few")[1] == 1
     assert [path.stem for path in entries(cache)] == ["few"]
