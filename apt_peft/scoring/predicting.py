@@ -16,6 +16,7 @@ from apt_peft.video import Clip, read_data
 from apt_peft.video.backends import choose_decoder
 from apt_peft.video.clip import VIDEO_SUFFIXES
 from apt_peft.video.guard import warm_up
+from apt_peft.video.layouts.places import video_files
 from apt_peft.video.readable import unreadable_error
 from apt_peft.video.shards.read import is_shards
 
@@ -80,11 +81,7 @@ def _videos(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise ConfigError(f"clips ({place}) must be a video or a folder of videos, but there is nothing of that name.")
-    found = [
-        path
-        for path in sorted(place.rglob("*"))
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
-    ]
+    found = sorted(video_files(place))  # as those of classes: links are followed, and a broken one is named
     if not found:
         raise ConfigError(
             f"clips ({place}) must be a video or a folder of videos, but it holds no file with a suffix of one "

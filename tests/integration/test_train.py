@@ -181,6 +181,19 @@ def test_predict_names_what_evaluate_scored(trained, data):
     assert all(sum(score["score"] for score in row["scores"]) == pytest.approx(1, abs=1e-4) for row in found)
 
 
+def test_predict_follows_links(trained, data, tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "more").symlink_to(data / "test" / "up")
+    (tmp_path / "clips" / "gone.mp4").symlink_to(tmp_path / "nothing")
+    settings = {"adapter": str(trained.out), "clips": str(tmp_path / "clips"), "progress": False}
+    found = predict(PredictSettings(**settings, on_error="skip"))
+    assert [(Path(row["clip"]).name, row.get("error")) for row in found] == [
+        ("up_0.mp4", None),
+        ("up_1.mp4", None),
+        ("gone.mp4", "opening it failed: no such file or directory"),
+    ]
+
+
 def test_the_linear_probe_trains_the_head_alone(quick, backbone):
     result = train(quick(method="linear"))
     tensors = load_file(result.out / "adapter_model.safetensors")
