@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 from clips import write_classes
 from models import tiny_videomae
+from safetensors.torch import load_file, save_file
 
 from apt_peft.training.settings import TrainSettings
 from apt_peft.training.trainer import PromptTrainer
@@ -62,3 +64,18 @@ def steps(monkeypatch) -> list[dict]:
 
     monkeypatch.setattr(PromptTrainer, "loss", noted)
     return seen
+
+
+def let_prompts_matter(adapter: Path) -> None:
+    """Change an adapter that was trained for a moment only, so that prompts, scales and head have a say in its logits.
+
+    Args:
+        adapter: its folder, changed in place.
+    """
+    weights = load_file(adapter / "adapter_model.safetensors")
+    for name, value in weights.items():
+        if "attention_prompt_" in name:
+            value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name))) + 1)
+        if "classifier.weight" in name:
+            value.mul_(20)  # logits are some tenths
+    save_file(weights, adapter / "adapter_model.safetensors")

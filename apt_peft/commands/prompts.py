@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     from apt_peft.evaluation import unreadable_by_name
     from apt_peft.insight.report import prompt_report
     from apt_peft.opening import open_adapter
-    from apt_peft.pruning.clips import clip_batches, draw_clips
-    from apt_peft.pruning.folder import calibration_clips, check_prompts
+    from apt_peft.pruning.clips import calibration_clips, clip_batches, draw_clips
+    from apt_peft.pruning.folder import check_prompts
     from apt_peft.training.base import threads
     from apt_peft.video.backends import choose_decoder
     from apt_peft.video.guard import warm_up

@@ -1,8 +1,7 @@
 """A model -> one graph from `torch.export`, with a free batch size, that needs torch alone to be loaded and run."""
 
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from ..evaluation import clip_logits
+from ..tuner.passes import evaluating
 
 INPUT, OUTPUT = "pixel_values", "logits"
 
@@ -52,7 +52,7 @@ def export_program(model: nn.Module, example: Tensor) -> ExportedProgram:
         A program from `pixel_values` to logits (B, labels).
     """
     example = torch.cat((example, example))[:2]  # torch.export takes a batch of one for a size that never changes
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         program = torch.export.export(Logits(model), (), {INPUT: example}, dynamic_shapes={INPUT: {0: Dim("batch")}})
     program.example_inputs = None  # a file would hold those clips
     _drop_unused(program)
@@ -108,15 +108,3 @@ def load_program(path: str | Path) -> Callable[[Tensor], Tensor]:
         return program(pixel_values=clips)
 
     return run
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and each module's own mode back at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -13,17 +13,15 @@ from torch import Tensor
 
 from apt_peft.card import write_model_card
 from apt_peft.checkpoints.folders import check_free, written_whole
-from apt_peft.errors import CheckpointError, ConfigError, DataError, require
+from apt_peft.errors import CheckpointError, ConfigError, require
 from apt_peft.evaluation import finite, score, unreadable_by_name
 from apt_peft.insight.report import short_names
 from apt_peft.opening import Adapter, open_adapter, read_adapter_files
-from apt_peft.pruning.clips import clip_batches, draw_clips, view_batches
+from apt_peft.pruning.clips import clip_batches, clips_to_prune_on, view_batches
 from apt_peft.pruning.scores import choose_prompts, only_prompts, prompt_scores
 from apt_peft.pruning.settings import PruneSettings
 from apt_peft.scores.metric import metrics
 from apt_peft.scoring import ScoringSettings
-from apt_peft.scoring.clips import numbered_as, read_labelled, readable_clips
-from apt_peft.scoring.settings import LabelledSettings
 from apt_peft.training.base import quiet
 from apt_peft.training.checkpoints import write_json
 from apt_peft.training.record import RUN_FILE, Run
@@ -31,7 +29,7 @@ from apt_peft.training.settings import TrainSettings
 from apt_peft.training.start import require_prompts
 from apt_peft.training.train import TrainResult, train
 from apt_peft.tuner.pruning import prune_prompts
-from apt_peft.video import Clip, DataSplits, hold_out
+from apt_peft.video import Clip
 from apt_peft.video.backends import choose_decoder
 from apt_peft.video.guard import warm_up
 
@@ -53,8 +51,6 @@ HOW = (
     ),
     *("decoder", "on_error", "look_over", "time_limit", "workers", "threads", "device", "progress"),
 )
-# What is held out for a curve where the adapter's run held nothing out.
-HELD_OUT = 0.2
 Kept = dict[str, list[int]]
 
 
@@ -101,7 +97,7 @@ def prune_adapter(settings: PruneSettings) -> PruneResult:
     warm_up()
     choose_decoder(settings.decoder)
     adapter = open_adapter(settings)
-    calibration, validation, origin = _clips(settings, adapter, run)
+    calibration, validation, origin = clips_to_prune_on(settings, adapter, run)
     with unreadable_by_name(), quiet():
         batches = clip_batches(adapter, calibration, workers=settings.workers)
         scores = prompt_scores(adapter.model, batches, by=settings.by, seed=settings.seed)
@@ -140,59 +136,6 @@ def check_prompts(settings: ScoringSettings) -> Run | None:
     files, run, _ = read_adapter_files(settings)
     require_prompts(files, settings.adapter)
     return run
-
-
-def calibration_clips(settings: LabelledSettings, adapter: Adapter, split: str) -> list[Clip]:
-    """The clips of a split that can be read, labelled as the adapter numbers its classes.
-
-    Args:
-        settings: where they are, and what to do about those that cannot be read.
-        adapter: whose prompts are looked at.
-        split: `train`, `val` or `test`.
-
-    Returns:
-        At least one clip.
-
-    Raises:
-        DataError: there is none.
-    """
-    found = read_labelled(settings, adapter.labels)
-    clips = _of_split(settings, found, split)
-    return numbered_as(adapter.labels, clips, found.labels, settings.data)
-
-
-def _of_split(settings: LabelledSettings, found: DataSplits, split: str) -> list[Clip]:
-    clips: list[Clip] = getattr(found, split)
-    if not clips:
-        there = ", ".join(name for name, _ in found.items()) or "none"
-        raise DataError(f"data ({settings.data}) must have {split} clips, but it has only {there}.")
-    return readable_clips(clips, settings)
-
-
-def _clips(settings: PruneSettings, adapter: Adapter, run: Run | None) -> tuple[list[Clip], list[Clip], str | None]:
-    """Calibration clips from the training split; validation clips where a curve is wanted, and where they are from."""
-    found = read_labelled(settings, adapter.labels)
-    training = _of_split(settings, found, "train")
-    validation: list[Clip] = []
-    origin = None
-    if settings.curve and found.val:
-        validation, origin = _of_split(settings, found, "val"), "validation split"
-    elif settings.curve:
-        told = run.values["settings"] if run is not None else {}
-        fraction, seed = told.get("val_fraction", 0.0), told.get("seed", settings.seed)
-        origin = "held out of the training clips as the run did"
-        if not fraction:
-            fraction, origin = HELD_OUT, "held out of clips that the adapter may have been trained on"
-            logger.warning(
-                "There is no validation split, and the adapter's run held none out: the curve is of clips that it may have "
-                "been trained on."
-            )
-        training, validation = hold_out(training, fraction, seed, root=settings.data, layout=found.layout)
-    drawn = draw_clips(training, settings.calibration_clips, seed=settings.seed)
-    drawn, validation = (
-        numbered_as(adapter.labels, clips, found.labels, settings.data) for clips in (drawn, validation)
-    )
-    return drawn, validation, origin
 
 
 def _curve(

@@ -4,10 +4,8 @@ Prompts drawn as published start 10 to 25 times smaller than a backbone's keys a
 empty places to look at. Starting from places that the backbone knows is an addition of this project.
 """
 
-import random
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .functional import neutral_scale
 from .layer import AttentionPromptLayer
+from .passes import undisturbed
 from .sharded import is_sharded
 
 
@@ -61,7 +60,7 @@ def initialize_prompts_from_data(
     for layer in layers:
         layer.keep_in_memory()
     generator = torch.Generator().manual_seed(seed)
-    with _random_states_kept(), _evaluating(model), ExitStack() as stack:
+    with undisturbed(model), ExitStack() as stack:
         batch = next(iter(dataloader), None)
         if batch is None:
             raise ConfigError("dataloader must yield a batch, but it is empty. Pass one with at least one clip.")
@@ -129,29 +128,3 @@ def _run(model: nn.Module, batch: Any, device: torch.device) -> None:
     inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
     inputs.pop("labels", None)
     model(**inputs)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and each module's own mode back at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Leave the random states as they were, a loader's shuffling included."""
-    numpy = sys.modules.get("numpy")
-    state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            if numpy:
-                numpy.random.set_state(numpy_state)

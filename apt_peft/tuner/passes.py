@@ -86,18 +86,29 @@ def run(model: nn.Module, inputs: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; at the end each module's own mode, and the random states of torch, numpy and Python, as before."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and each module's own mode back at the end."""
     modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; at the end each module's own mode, and the random states of torch, numpy and Python, as before.
+
+    A loader's shuffling in between is among what leaves no trace.
+    """
     numpy = sys.modules.get("numpy")
     state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
-    model.eval()
-    with torch.random.fork_rng():
+    with evaluating(model), torch.random.fork_rng():
         try:
             yield
         finally:
             random.setstate(state)
             if numpy:
                 numpy.random.set_state(numpy_state)
-            for module, training in modes:
-                module.training = training
