@@ -50,3 +50,11 @@ def test_the_file_is_that_of_the_arithmetic():
         assert row["forward"] == total(parts).forward
         assert row["step"] in (None, total(parts).step)
         assert row["parameters"] == parameters(VIT_S, *given)
+
+
+def test_the_profile_of_a_step_is_that_of_its_file():
+    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    for row in results("step_profile.jsonl"):
+        numbers = [row["ratio"], *row["parts"].values(), row["multiply_adds"]]
+        assert " | ".join([f"| {row['label']}", *(f"{number:.2f}x" for number in numbers)]) + " |" in page
+        assert abs(sum(row["parts"].values()) - row["ratio"]) < 0.03, "medians of parts, and of the whole"

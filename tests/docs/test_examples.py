@@ -106,3 +106,16 @@ def test_the_benchmark_of_hot_swapping_runs(tmp_path, run):
     printed = run("benchmarks/hotswap.py", *small, "--out", str(tmp_path / "out.jsonl"))
     assert re.search(r"P = 100: hotswap / load = \d\.\d+x \(median of 1, cpu, float32, \d+ threads\)\n", printed)
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+
+
+def test_the_profile_of_a_step_runs(tmp_path, run):
+    small = ["--layers", "1", "--frames", "2", "--image-size", "32", "--rounds", "1"]
+    before = torch.get_num_threads()
+    try:
+        printed = run("benchmarks/step_profile.py", *small, "--out", str(tmp_path / "out.jsonl"))
+    finally:
+        torch.set_num_threads(before)
+    assert re.search(
+        r"training step: apt P=400 / full = \d+\.\d\dx \(median of 1, cpu, float32, 1 threads\): attention ", printed
+    )
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4
