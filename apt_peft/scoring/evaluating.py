@@ -13,8 +13,8 @@ from torch import Tensor
 from apt_peft.errors import ConfigError, DataError, require
 from apt_peft.evaluation import EvaluationResult
 from apt_peft.opening import open_adapter
-from apt_peft.scores.files import check_path, save_scores, shown
-from apt_peft.scores.origin import clip_states, origin, with_groups
+from apt_peft.scores.files import check_path, problems, save_scores, shown
+from apt_peft.scores.origin import SCORES_FILE, clip_states, origin, with_groups
 from apt_peft.scores.run import as_tensors, forget, score_clips
 from apt_peft.scoring.clips import lasting, look_over, numbered_as, read_labelled, tell_skipped
 from apt_peft.scoring.settings import EvaluateSettings
@@ -90,13 +90,22 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
     def write() -> EvaluationResult:
         assert numbers is not None, "the first process has the numbers"
         result = _result(settings, adapter.labels, clips, readable, unreadable, *numbers)
-        if settings.save_scores:
-            backbone = settings.model or adapter.model.peft_config[adapter.name].base_model_name_or_path
-            place = {"name": settings.adapter, "backbone": backbone, "data": settings.data, "split": split}
-            scores = with_groups(result, clips, settings.data, group_by=settings.group_by)
-            save_scores(settings.save_scores, scores, origin(adapter, clips, **place))
+        files = [settings.save_scores] if settings.save_scores else []
         if out is not None:
             result.save(out)
+            # Scores beside the tables are of the same evaluation, or not there.
+            (beside := Path(out, SCORES_FILE)).unlink(missing_ok=True)
+            if not problems(result):
+                files.append(str(beside))
+        if files:
+            backbone = settings.model or adapter.model.peft_config[adapter.name].base_model_name_or_path
+            place = {"name": settings.adapter, "backbone": backbone, "data": settings.data, "split": split}
+            scores, provenance = (
+                with_groups(result, clips, settings.data, group_by=settings.group_by),
+                origin(adapter, clips, **place),
+            )
+            for file in dict.fromkeys(files):
+                save_scores(file, scores, provenance)
         return result if processes.world_size() == 1 else replace(result, logits=None)
 
     result = processes.on_first(write)

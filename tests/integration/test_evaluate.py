@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,20 @@ def test_train_saves_the_scores_of_its_test_clips(adapter, data, tmp_path):
         "versions",
     )
     assert {name: again.provenance[name] for name in same} == {name: stored.provenance[name] for name in same}
+
+
+def test_scores_beside_the_tables_are_of_the_same_evaluation(adapter, data, tmp_path):
+    copy = shutil.copytree(adapter, tmp_path / "copy")
+    result, _, out = evaluate_adapter(settings(copy, data, crops=3))
+    assert Path(out) == copy / "evaluation"
+    stored = read_scores(copy / "evaluation" / "scores.safetensors")
+    assert stored.provenance["views"]["crops"] == 3
+    told = json.loads((copy / "evaluation" / "result.json").read_text())
+    assert {name: told[name] for name in stored.result.summary()} == stored.result.summary()
+    clips = sorted((data / "test").rglob("*.mp4"))
+    (tmp_path / "twice.csv").write_text("".join(f"{clip} {clip.parent.name}\n" for clip in clips + clips[:1]))
+    evaluate_adapter(settings(copy, data, test_list=str(tmp_path / "twice.csv")))
+    assert not (copy / "evaluation" / "scores.safetensors").exists()
 
 
 def evaluated(caplog, given: EvaluateSettings) -> tuple[torch.Tensor, list[str]]:
