@@ -35,18 +35,30 @@ class _Entry:
 
 
 def check_sheet(path: str | os.PathLike) -> None:
-    """Refuse a file that is no sheet by its name.
+    """Refuse a file that is no sheet by its name, or that cannot be written; its folder is made.
 
     Args:
         path: of the new file.
 
     Raises:
-        ConfigError: its suffix is another.
+        ConfigError: its suffix is another, or it cannot be written.
         MissingExtraError: Pillow is not installed.
     """
     if Path(path).suffix.lower() not in SUFFIXES:
         raise ConfigError(f"sheet ({os.fspath(path)}) must be named .html or .png.")
     require("PIL", "viz")
+    part = Path(f"{os.fspath(path)}.part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        part.unlink()
+        reason = "it is a folder" if Path(path).is_dir() else None
+    except OSError as error:
+        reason = str(error.strerror).lower()
+    if reason is not None:
+        raise ConfigError(
+            f"sheet ({os.fspath(path)}) must be a file that can be written, but {reason}. Choose another place."
+        )
 
 
 def write_sheet(

@@ -287,8 +287,8 @@ def _warnings(made: dict[str, Entries], group: dict[str, str], labels: Sequence[
     rest = {group[name] for split, entries in made.items() if split != "test" for name, _ in entries}
     if both := test & rest:
         warnings.append(
-            f"{len(both)} groups stand in the test split of the data and outside it, which flatters the score. Divide all clips "
-            "anew with --pool."
+            "Groups that stand in the test split of the data and outside it, which flatters the score: "
+            f"{len(both)}. Divide all clips anew with --pool."
         )
     for split, entries in made.items():
         present = {label for _, label in entries}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from apt_peft.errors import ConfigError
 from apt_peft.video import audit, read_data
-from apt_peft.video.sheet import write_sheet
+from apt_peft.video.sheet import check_sheet, write_sheet
 
 NASTY = 'wave <script>alert(1)<b>"&amp;.mp4'
 
@@ -91,3 +91,14 @@ def test_another_suffix(data, tmp_path):
     message = f"sheet ({tmp_path}/sheet.pdf) must be named .html or .png."
     with raises_exactly(ConfigError, message):
         write_sheet(tmp_path / "sheet.pdf", audit(data, decode=False), data)
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_clips_are_read(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.html").mkdir()
+    for place, reason in (("file/sheet.html", "file exists"), ("folder.html", "it is a folder")):
+        message = f"sheet ({tmp_path}/{place}) must be a file that can be written, but {reason}. Choose another place."
+        with raises_exactly(ConfigError, message):
+            check_sheet(tmp_path / place)
+    check_sheet(tmp_path / "new" / "sheet.png")
+    assert list((tmp_path / "new").iterdir()) == []

@@ -153,7 +153,7 @@ def test_what_may_spoil_a_score_is_told(tmp_path):
     data = read_data(root)
     warnings = write_lists(data, root, tmp_path / "out", SplitPlan(val=0.3)).warnings
     assert warnings == [
-        "6 groups stand in the test split of the data and outside it, which flatters the score. Divide all clips anew with "
+        "Groups that stand in the test split of the data and outside it, which flatters the score: 6. Divide all clips anew with "
         "--pool."
     ]
     data = DataSplits(train=[Clip(root / f"{n}.mp4", 0) for n in range(4)], labels=["a", "b"])
