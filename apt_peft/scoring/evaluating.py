@@ -1,6 +1,7 @@
 """Labelled clips through an adapter, and the tables of the result: what `apt-peft evaluate` does."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -60,12 +61,11 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
         out = str(Path(settings.adapter) / (EVALUATION if split == "test" else f"{EVALUATION}-{split}"))
     if out is not None:
         require("matplotlib", "viz")  # which draws at the end
-        try:
-            Path(out).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"out ({out}) must be a folder that can be written to, but: {str(error.strerror).lower()}. Choose another one."
-            ) from None
+        # Not made yet: an evaluation that is cut short leaves no tables.
+        there = next(path for path in (Path(out), *Path(out).parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            found = f"{there} {'must not be written to' if there.is_dir() else 'is a file'}"
+            raise ConfigError(f"out ({out}) must be a folder that can be written to, but {found}. Choose another one.")
     if settings.save_scores:
         _check_names(settings.save_scores, [clip_name(clip, settings.data) for clip in clips])
     readable, unreadable = look_over(clips, settings)

@@ -159,7 +159,7 @@ def test_scores_say_which_clips_were_cut_from_one_video(trained, data, quick, tm
     assert read_scores(file).result.groups == folders
     with pytest.raises(ConfigError, match=r"group_by \('nothing'\) must be auto, .* finds nothing in 6 of 6"):
         evaluate_adapter(EvaluateSettings(**settings, group_by="nothing"))
-    message = f"out ({file}) must be a folder that can be written to, but: file exists. Choose another one."
+    message = f"out ({file}) must be a folder that can be written to, but {file} is a file. Choose another one."
     with raises_exactly(ConfigError, message):
         evaluate_adapter(EvaluateSettings(**settings, out=file))
     result = train(quick(method="linear", epochs=1, val_fraction=0.0, group_by="folder"))
