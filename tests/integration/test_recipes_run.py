@@ -79,6 +79,21 @@ def test_a_recipe_takes_steps_on_its_data_set(name, shrunk):
     assert name in (result.out / "README.md").read_text()
 
 
+def test_the_recipe_for_own_clips_takes_all_training_clips_and_starts_from_them(quick):
+    plain = quick()
+    values = {"model": plain.model, "data": plain.data, "out": plain.out, "threads": 1, "progress": False, "epochs": 2}
+    result = train(TrainSettings.of_recipe("own-clips", **values))
+    run = json.loads((result.out / "run.json").read_text())
+    assert run["recipe"]["kind"] == "designed here"
+    assert run["recipe"]["overridden"] == {"epochs": {"from": 20, "to": 2}}
+    assert run["recipe"]["differs"] == []
+    assert run["data"]["clips"] == {"training": 12, "validation": 0, "test": 6}
+    assert run["steps"] == 2 * 2
+    assert json.loads((result.out / "adapter_config.json").read_text())["init_weights"] == "data"
+    assert result.validation_top1 is None
+    assert result.top1 is not None
+
+
 class Stop(Exception):
     """Where the test ends a run."""
 

@@ -94,6 +94,20 @@ def test_every_value_is_the_published_one(name):
         assert made.warmup_steps(epochs * steps_of_an_epoch) == 10 * steps_of_an_epoch
 
 
+def test_own_clips_has_what_its_page_says():
+    recipe = RECIPES["own-clips"]
+    assert (recipe.kind, recipe.classes, recipe.backbone, recipe.clips_per_step) == ("designed here", None, None, 8)
+    assert dict(recipe.settings) == {
+        "method": "apt", "num_prompt_tokens": 4, "prompt_dropout": 0.0, "reparameterization": "max", "key_gate": 15,
+        "train_norms": True, "share_prompts_across_heads": True, "init_weights": "data", "sampling": "even",
+        "augment": "flip", "val_fraction": 0.0, "epochs": 20, "batch_size": 8, "lr_rule": "absolute", "lr": 0.01,
+        "head_lr": 0.01, "weight_decay": 1e-5, "label_smoothing": 0.1,
+    }  # fmt: skip
+    made = of_recipe("own-clips")
+    rates = learning_rates(rule=made.lr_rule, method=made.method, clips_per_step=8, lr=made.lr, head_lr=made.head_lr)
+    assert (rates.prompts, rates.head) == (0.01, 0.01)
+
+
 def test_tables_are_frozen():
     with pytest.raises(TypeError):
         RECIPES["ucf101-vit-small-p400"].settings["lr"] = 1.0
