@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from apt_peft import settings
-from apt_peft.settings import SWITCH, TEXT, Settings, nearest, setting
-from apt_peft.training.recipes import RECIPES, Recipe, plain
+from apt_peft.settings import SWITCH, TEXT, Settings, nearest, plain, setting
+from apt_peft.training.recipes import RECIPES, Recipe
 
 EXAMPLE = """examples:
   apt-peft recipes

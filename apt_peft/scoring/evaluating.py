@@ -100,10 +100,8 @@ def evaluate_adapter(settings: EvaluateSettings) -> tuple[EvaluationResult, str,
         if files:
             backbone = settings.model or adapter.model.peft_config[adapter.name].base_model_name_or_path
             place = {"name": settings.adapter, "backbone": backbone, "data": settings.data, "split": split}
-            scores, provenance = (
-                with_groups(result, clips, settings.data, group_by=settings.group_by),
-                origin(adapter, clips, **place),
-            )
+            scores = with_groups(result, clips, settings.data, group_by=settings.group_by)
+            provenance = origin(adapter, clips, **place)
             for file in dict.fromkeys(files):
                 save_scores(file, scores, provenance)
         return result if processes.world_size() == 1 else replace(result, logits=None)

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from apt_peft.presets import PRESETS
+from apt_peft.settings import plain
 
 PUBLISHED, DESIGNED = "published", "designed here"
 PAPER = "Bandara and Patel, Attention Prompt Tuning, FG 2024, arXiv 2403.06978"
@@ -61,11 +62,6 @@ class Recipe:
             "backbone": None if self.backbone is None else asdict(self.backbone),
             "settings": plain(self.settings),
         }
-
-
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON and TOML can hold them."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 SMALL, BASE = Backbone("ViT-S", 384), Backbone("ViT-B", 768)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from apt_peft.presets import PRESETS
+from apt_peft.settings import plain
 from apt_peft.training.conflicts import conflicts
-from apt_peft.training.recipes import RECIPES, plain
+from apt_peft.training.recipes import RECIPES
 from apt_peft.training.table.clips import Clips, Data
 from apt_peft.training.table.learning import Prompts, Training
 from apt_peft.training.table.run import How, What
