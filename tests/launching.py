@@ -19,7 +19,8 @@ SECONDS = 300  # far more than anything here takes, on a busy machine too
 def environment() -> dict[str, str]:
     """Of a launched process: one thread, and this checkout before an installed package."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    told = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "PYTHONFAULTHANDLER": "1"}
+    return os.environ | told
 
 
 def start(*words: object, processes: int = 2) -> subprocess.Popen:

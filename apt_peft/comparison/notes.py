@@ -10,6 +10,8 @@ from apt_peft.comparison.tuning import Choice, edge_warnings
 
 # What is further from the number of parameters to match is named.
 FAR = 0.1
+# Where rates are chosen on fewer clips, one clip is more than two points.
+FEW = 50
 
 
 def notes(plan: Plan, rows: Sequence[Row], choices: Mapping[str, Choice]) -> list[str]:
@@ -48,6 +50,7 @@ def notes(plan: Plan, rows: Sequence[Row], choices: Mapping[str, Choice]) -> lis
         f"(ledger.jsonl). Intervals ({settings.level:.0%}): seeds and clips drawn again, {settings.samples} times; differences "
         "on the same clips."
     )
+    found += _few_to_choose_on(plan)
     if settings.seeds == 1:
         found.append("One seed: the intervals tell of the clips, and nothing of what another seed would do.")
     elif spread:
@@ -63,6 +66,20 @@ def notes(plan: Plan, rows: Sequence[Row], choices: Mapping[str, Choice]) -> lis
 def _head_untuned(choice: Choice) -> bool:
     """Whether the search meant to tune the head's rate as well, and did not come to it."""
     return len(choice.axes) > 1 and len({point[1] for point in choice.tried}) == 1
+
+
+def _few_to_choose_on(plan: Plan) -> list[str]:
+    """Whether a single clip may have decided on rates."""
+    train, val = len(plan.clips.train), len(plan.clips.val)
+    folds = plan.settings.folds
+    count = train if folds else val or train - plan.counts()[0]
+    if count >= FEW:
+        return []
+    remedy = "Gather more clips" if folds else "Take --folds, which validates on every training clip"
+    return [
+        f"Rates were chosen on {count} clips, where one clip is {100 / count:.1f} points: a rate that won by so little may be far "
+        f"from the best. {remedy}."
+    ]
 
 
 def _far_from_matched(plan: Plan, rows: Sequence[Row]) -> list[str]:

@@ -13,7 +13,8 @@ from safetensors import safe_open
 
 from apt_peft.cli import main
 from apt_peft.comparison import CompareSettings, Ledger, compare
-from apt_peft.comparison.notes import _far_from_matched
+from apt_peft.comparison import notes
+from apt_peft.comparison.notes import _far_from_matched, _few_to_choose_on
 from apt_peft.comparison.plan import make_plan
 from apt_peft.comparison.ratios import measure
 from apt_peft.comparison.search import Score, first_points
@@ -121,6 +122,21 @@ def test_contenders_far_from_what_they_were_matched_to_are_named(done):
     assert _far_from_matched(plan, result.rows) == []
     (note,) = _far_from_matched(make_plan(replace(own, match_parameters="300"), shared), result.rows)
     assert note == "Matched to 300 parameters beside the head; more than 10% away: apt:2 (204)."
+
+
+def test_few_clips_to_choose_rates_on_are_told(done, monkeypatch):
+    result, (own, shared) = done
+    (note,) = _few_to_choose_on(make_plan(own, shared))
+    listed = len((result.out / "lists" / "val.csv").read_text().splitlines())
+    assert note.startswith(f"Rates were chosen on {listed} clips, where one clip is {100 / listed:.1f} points:")
+    assert note.endswith("Take --folds, which validates on every training clip.")
+    assert note in result.notes
+    trained = len((result.out / "lists" / "train.csv").read_text().splitlines())
+    (note,) = _few_to_choose_on(make_plan(replace(own, folds=2), shared))
+    assert note.startswith(f"Rates were chosen on {trained + listed} clips")
+    assert note.endswith("Gather more clips.")
+    monkeypatch.setattr(notes, "FEW", trained + listed)
+    assert _few_to_choose_on(make_plan(replace(own, folds=2), shared)) == []
 
 
 def test_every_touch_stands_in_the_ledger_after_all_training(done):
