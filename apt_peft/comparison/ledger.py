@@ -14,7 +14,7 @@ from apt_peft.errors import ConfigError, DataError
 
 LEDGER = "ledger.jsonl"
 # What may stand before a record of the same contender and seed.
-TOUCH, RESUME, SCORED, FORGET = "touch", "resume", "scored", "forget"
+TOUCH, RESUME, SCORED, DIVERGED, FORGET = "touch", "resume", "scored", "diverged", "forget"
 
 
 class Ledger:
@@ -56,7 +56,7 @@ class Ledger:
             seed: of the run.
 
         Returns:
-            A `touch`, `resume` or `scored` record; None where the test split was not touched, or that was forgotten.
+            A `touch`, `resume`, `scored` or `diverged` record; None where the test split was not touched, or that was forgotten.
         """
         last = None
         for record in self.records():
@@ -74,7 +74,7 @@ class Ledger:
             scores: file that the scores go to.
 
         Returns:
-            Whether it may be touched; False where its scores are stored, whole and the same.
+            Whether it may be touched; False where its scores are stored, whole and the same, or were not finite.
 
         Raises:
             ConfigError: it was touched before, and what was stored then is gone or changed, or the weights are others.
@@ -95,6 +95,8 @@ class Ledger:
                     f"{what} must be touched once, but it was with other weights ({before['adapter'][:12]}, now {adapter[:12]}): "
                     f"the run was trained again. {remedy}"
                 )
+            if before["event"] == DIVERGED:
+                return False
             if before["event"] != SCORED:
                 # The same weights give the same scores: what was cut short is ended, nothing new is learned.
                 self._append(RESUME, method, seed, adapter=adapter)
@@ -116,6 +118,17 @@ class Ledger:
         """
         with self._locked():
             self._append(SCORED, method, seed, adapter=adapter, scores=digest(scores))
+
+    def diverged(self, method: str, seed: int, *, adapter: str) -> None:
+        """Write down that the scores are not finite; nothing is stored.
+
+        Args:
+            method: name of the contender.
+            seed: of the run.
+            adapter: as for `touch`.
+        """
+        with self._locked():
+            self._append(DIVERGED, method, seed, adapter=adapter)
 
     def forget(self, method: str, seed: int, scores: Path) -> None:
         """Open the test split again for a run; the scores go aside, and the record stays.

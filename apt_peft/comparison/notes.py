@@ -77,8 +77,8 @@ def _few_to_choose_on(plan: Plan) -> list[str]:
         return []
     remedy = "Gather more clips" if folds else "Take --folds, which validates on every training clip"
     return [
-        f"Rates were chosen on {count} clips, where one clip is {100 / count:.1f} points: a rate that won by so little may be far "
-        f"from the best. {remedy}."
+        f"Rates were chosen on {count} clips, where one clip is {100 / count:.1f} points: a rate that won by so little may be "
+        f"far from the best. {remedy}."
     ]
 
 

@@ -102,7 +102,7 @@ def _few_shots(settings: CompareSettings, shared: TrainSettings) -> Comparison:
 
 @dataclass(frozen=True)
 class _Trained:
-    """What is known before the test split is touched: chosen rates, and the seeds that diverged."""
+    """What is known before the test split is touched: chosen rates, and the seeds that diverged; some may show only there."""
 
     choices: dict[str, Choice]
     diverged: dict[str, list[int]]
@@ -131,13 +131,17 @@ def _train(plan: Plan, runner: Runner) -> _Trained:
 def _score(plan: Plan, runner: Runner, trained: _Trained) -> None:
     """Touch the test split: all is trained, so what it tells can change nothing any more."""
     tests = [
-        plan.test(contender, seed)
+        (contender.name, seed, plan.test(contender, seed))
         for contender in plan.contenders
         for seed in plan.seeds
         if seed not in trained.diverged.get(contender.name, ())
     ]
-    for job, _ in runner.do_all(tests):
-        logger.info("%s: scored", job.name)
+    named = {job.name: (name, seed) for name, seed, job in tests}
+    for job, outcome in runner.do_all([job for *_, job in tests]):
+        if outcome["diverged"]:
+            name, seed = named[job.name]
+            trained.diverged[name] = sorted([*trained.diverged.get(name, ()), seed])
+        logger.info("%s: %s", job.name, "diverged" if outcome["diverged"] else "scored")
     plan.seal()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_peft import errors
+from apt_peft.comparison.ledger import DIVERGED as NOT_FINITE
 from apt_peft.comparison.ledger import Ledger, digest, locked
 from apt_peft.errors import AptError, ConfigError
 from apt_peft.training import checkpoints
@@ -51,8 +52,7 @@ def do(job: Job) -> dict[str, Any]:
         job: what to do.
 
     Returns:
-        Of training: `diverged`, a sentence or None; of trials and cells `top1` and `loss` of the validation clips after the last
-        epoch.
+        `diverged`, a sentence or None; of trials and cells `top1` and `loss` of the validation clips after the last epoch.
 
     Raises:
         AptError: it cannot be done.
@@ -120,10 +120,18 @@ def _test(job: Job) -> dict[str, Any]:
     with locked(scores.with_suffix(".lock")):
         adapter = digest(Path(settings.adapter) / WEIGHTS)
         if ledger.touch(method, seed, adapter=adapter, scores=scores):
-            with threads(settings.threads):
-                evaluate_adapter(settings)
-            ledger.scored(method, seed, adapter=adapter, scores=scores)
-    return {}
+            try:
+                with threads(settings.threads):
+                    evaluate_adapter(settings)
+            except AptError as error:
+                if not any(words in str(error) for words in DIVERGED):
+                    raise
+                ledger.diverged(method, seed, adapter=adapter)
+            else:
+                ledger.scored(method, seed, adapter=adapter, scores=scores)
+        state = ledger.state(method, seed)
+    not_finite = state is not None and state["event"] == NOT_FINITE
+    return {"diverged": "its scores of the test clips are not finite: training has diverged" if not_finite else None}
 
 
 class Runner:

@@ -73,8 +73,8 @@ def train(settings: TrainSettings) -> TrainResult:
     if settings.push_to_hub:
         processes.on_first(partial(hub.check, settings.push_to_hub))
     if settings.resume and processes.on_first(partial(checkpoints.is_finished, out)):
-        logger.warning("The run in %s is finished; nothing is left to train.", out)
         result = finished(settings, out)
+        logger.warning("The run in %s is finished; nothing is left to train.", out)
     else:
         check_precision(settings)
         with ExitStack() as stack, threads(settings.threads), quiet():

@@ -3,24 +3,27 @@
 import csv
 import json
 import math
+import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 from helpers import flags_of, killed_when, raises_exactly
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from apt_peft.cli import main
-from apt_peft.comparison import CompareSettings, Ledger, compare
-from apt_peft.comparison import notes
+from apt_peft.comparison import CompareSettings, Ledger, compare, notes
 from apt_peft.comparison.notes import _far_from_matched, _few_to_choose_on
 from apt_peft.comparison.plan import make_plan
 from apt_peft.comparison.ratios import measure
+from apt_peft.comparison.run import _score, _Trained
 from apt_peft.comparison.search import Score, first_points
-from apt_peft.comparison.table import as_text, read_results
+from apt_peft.comparison.table import as_text, read_results, rows_of
 from apt_peft.comparison.trials import TRIAL, Job, Runner, do
-from apt_peft.comparison.tuning import score_of, tune
+from apt_peft.comparison.tuning import CHOICE, Choice, score_of, tune
 from apt_peft.errors import CheckpointError, ConfigError, DataError
 from apt_peft.training.settings import TrainSettings
 
@@ -438,6 +441,39 @@ def test_a_run_that_diverges_is_the_worst_and_is_not_run_again(quick, tmp_path):
     assert not (tmp_path / "part-1").exists()
     assert do(job) == outcome
     assert score_of([outcome, {"diverged": None, "top1": 90.0, "loss": 0.1}]) < Score(0.0, -9.0)
+
+
+def test_test_scores_that_are_not_finite_are_told_and_not_asked_for_again(done, tmp_path):
+    result, settings = done
+    plan = make_plan(*settings)
+    apt = plan.contenders[1]
+    job = plan.test(apt, 0)
+    shutil.copytree(job.settings["adapter"], tmp_path / "adapter")
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file(
+        {name: torch.full_like(tensor, 3e38) for name, tensor in load_file(weights).items()}, weights, {"format": "pt"}
+    )
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    own = {"adapter": str(tmp_path / "adapter"), "save_scores": str(tmp_path / "scores.safetensors")}
+    job = replace(job, settings=job.settings | own, ledger=(str(ledger.path), apt.name, 0))
+    trained = _Trained({}, {apt.name: [1]})
+    for _ in range(2):
+        assert do(job)["diverged"] == "its scores of the test clips are not finite: training has diverged"
+        assert [record["event"] for record in ledger.records()] == ["touch", "diverged"]
+    assert not (tmp_path / "scores.safetensors").exists()
+
+    class Jobs:
+        def do_all(self, jobs):
+            return [(one, do(job if one.name == job.name else one)) for one in jobs]
+
+    _score(plan, Jobs(), trained)
+    assert trained.diverged == {apt.name: [0, 1]}
+    choices = {
+        one.name: Choice.from_dict(json.loads((plan.trials(one) / CHOICE).read_text())) for one in plan.contenders
+    }
+    rows = rows_of(plan, choices, trained.diverged)
+    assert rows[1].verdict == "diverged (seed 0, 1)"
+    assert rows[0].top1 == result.rows[0].top1
 
 
 def test_a_trial_without_validation_clips_is_told(quick, tmp_path):
