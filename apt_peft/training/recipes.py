@@ -149,7 +149,7 @@ OWN_CLIPS: Mapping[str, Any] = MappingProxyType(
     PRESETS["best"].settings
     | {
         "sampling": "even",
-        "augment": "flip",
+        "augment": "crop",
         "val_fraction": 0.0,
         "epochs": 20,
         "batch_size": 8,

@@ -33,14 +33,12 @@ def test_of_the_test_splits(clips, name):
     assert f"| {found[0]['trained_parameters']:,} |" in PAGE
 
 
-def test_of_an_earlier_design():
-    for clips in ("yoga6", "basketball5"):
-        found = [
-            r
-            for r in rows("own-clips.jsonl")
-            if r["name"] == "start-from-data" and r["test_clips"] == f"{clips}.test.csv"
-        ]
-        assert f"{cells(found)[0]} on `{clips}`" in PAGE
+@pytest.mark.parametrize("name", ["start-from-data", "preset-flip"])
+@pytest.mark.parametrize("clips", ["yoga6", "basketball5"])
+def test_of_earlier_designs(clips, name):
+    found = [row for row in rows("own-clips.jsonl") if row["name"] == name and row["test_clips"] == f"{clips}.test.csv"]
+    assert len(found) == 3
+    assert f"{cells(found)[0]} on `{clips}`" in PAGE
 
 
 def test_of_the_folds():

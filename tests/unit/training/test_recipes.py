@@ -100,7 +100,7 @@ def test_own_clips_has_what_its_page_says():
     assert dict(recipe.settings) == {
         "method": "apt", "num_prompt_tokens": 4, "prompt_dropout": 0.0, "reparameterization": "max", "key_gate": 15,
         "train_norms": True, "share_prompts_across_heads": True, "init_weights": "data", "sampling": "even",
-        "augment": "flip", "val_fraction": 0.0, "epochs": 20, "batch_size": 8, "lr_rule": "absolute", "lr": 0.01,
+        "augment": "crop", "val_fraction": 0.0, "epochs": 20, "batch_size": 8, "lr_rule": "absolute", "lr": 0.01,
         "head_lr": 0.01, "weight_decay": 1e-5, "label_smoothing": 0.1,
     }  # fmt: skip
     made = of_recipe("own-clips")
