@@ -49,9 +49,10 @@ def _draw(rows: Sequence[Row], values: Sequence[float], label: str, path: Path) 
         axes.errorbar([value], [row.top1], yerr=[[reach] for reach in _apart(row)], capsize=3, **style(place, row.name))
         for place, (row, value) in enumerate(zip(rows, values, strict=True))
     ]
-    if max(values) > 20 * max(min(values), 1):
+    smallest = min((value for value in values if value > 0), default=1.0)
+    if max(values) > 20 * smallest:
         # The head alone has no parameters beside it: zero has a place of its own.
-        axes.set_xscale("symlog", linthresh=max(1.0, min((v for v in values if v > 0), default=1.0)))
+        axes.set_xscale("symlog", linthresh=max(1.0, smallest))
     axes.margins(x=0.12)  # room for those that are moved apart
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.set(xlabel=label, ylabel="test top-1 (%)")
