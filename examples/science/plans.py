@@ -85,13 +85,21 @@ AGAIN = [lora(0.01), lora(0.02), apt(0.1, **BEST), apt(0.1, norms=True)]
 # What was chosen, against LoRA at its best rate and the norms alone; then what else stands in the table.
 CHOSEN = [apt(0.1, **BEST), apt(0.1, norms=True)]
 LORA_RATE = {"red": 0.02, "faster": 0.01}
-ASIDE = [apt(0.3, prompts=15, init="data"), {"method": "linear", "lr": 0.01}]  # at the first seed alone
+# The other contenders, over rates that go on until they fall: 16 prompts before the tokens of each layer train as many numbers as
+# LoRA, and the probe none beside the head.
+OTHERS = [{"method": "vpt-deep", "size": 16, "lr": lr} for lr in (0.003, 0.01, 0.03, 0.1, 0.3)] + [
+    {"method": "linear", "lr": lr, "head_lr": lr} for lr in (0.003, 0.01, 0.03, 0.1)
+]
+ASIDE = [apt(0.3, prompts=15, init="data")]  # at the first seed alone
+OTHERS_RATE = {"red": (0.01, 0.01), "faster": (0.1, 0.03)}  # of vpt-deep and of the probe, the best above
 PLANS: dict[str, list[dict[str, Any]]] = {
     "glance": [{**run, "task": "faster", "epochs": 3} for run in PARTS],
     "glance-sums": [{**run, "task": "faster", "epochs": 3} for run in SUMS],
     "glance-norms": [{**run, "task": "faster", "epochs": 3} for run in NORMS],
     "again": [{**run, "task": "faster", "epochs": 6} for run in AGAIN],
     "screen": [{**run, "epochs": 6} for run in SCREEN],
+    "others-faster": [{**run, "task": "faster", "epochs": 6} for run in OTHERS],
+    "others-red": [{**run, "epochs": 6} for run in OTHERS],
     **{
         f"final-{task}": [
             {**run, "part": "test", "task": task, "seed": seed, "epochs": 6}
@@ -102,6 +110,17 @@ PLANS: dict[str, list[dict[str, Any]]] = {
     },
     # LoRA's best rate on one half of a pool was a poor one on a draw: its next lower one as well.
     "final-red-lower": [{**lora(0.01), "part": "test", "seed": seed, "epochs": 6} for seed in range(3)],
+    **{
+        f"final-others-{task}": [
+            {**run, "part": "test", "task": task, "seed": seed, "epochs": 6}
+            for seed in range(3)
+            for run in [
+                {"method": "vpt-deep", "size": 16, "lr": vpt},
+                {"method": "linear", "lr": linear, "head_lr": linear},
+            ]
+        ]
+        for task, (vpt, linear) in OTHERS_RATE.items()
+    },
     "aside-red": [{**run, "part": "test", "epochs": 6} for run in ASIDE],
     "long": [{**run, "part": "test", "epochs": 12} for run in (lora(0.01), CHOSEN[0])],
     "aside-faster": [{**run, "part": "test", "task": "faster", "epochs": 6} for run in ASIDE],

@@ -31,10 +31,12 @@ VALIDATION = {
     "glance-norms": "demo",
     "screen": "moving-shapes-48",
     "again": "demo",
+    "others-faster": "demo",
+    "others-red": "moving-shapes-48",
 }
 FINAL = {
-    ("final-red", "final-red-lower", "aside-red"): "moving-shapes-48",
-    ("final-faster", "aside-faster"): "demo",
+    ("final-red", "final-red-lower", "final-others-red", "aside-red"): "moving-shapes-48",
+    ("final-faster", "final-others-faster", "aside-faster"): "demo",
     ("long",): "moving-shapes-48",
 }
 
@@ -44,7 +46,7 @@ def described(run: dict[str, Any]) -> str:
     words = [run["method"]] if run["method"] != "apt" else []
     for name, value in run.items():
         if name in NAMES:
-            words.append(f"{NAMES[name]} {value}")
+            words.append(f"{NAMES[name] if run['method'] != 'vpt-deep' else 'prompts'} {value}")
         elif value is True:
             words.append(name.replace("_", " "))
     if run.get("init") == "data":

@@ -129,7 +129,7 @@ def build(backbone: str, run: dict[str, Any], clips: Tensor) -> nn.Module:
     norms = ["layernorm_before", "layernorm_after"] if run.get("norms") else []
     if run["method"] != "apt":
         config = method_config(run["method"], base, run.get("size"))
-        config.modules_to_save = [*norms, *config.modules_to_save]
+        config.modules_to_save = [*norms, *(config.modules_to_save or heads_of(base))]
         return get_peft_model(base, config)
     from_data = run.get("init") == "data"
     prompts = run.get("prompts", 0)

@@ -18,7 +18,7 @@ HEAD = 1_288
 def science():
     """Its modules, which import each other as scripts do."""
     folder = str(ROOT / "examples" / "science")
-    names = ("plans", "tasks", "variants", "run", "table")
+    names = ("plans", "tasks", "variants", "run", "table", "together")
     others = {name: sys.modules.pop(name) for name in names if name in sys.modules}  # another script's `run`
     sys.path.insert(0, folder)
     try:
@@ -82,10 +82,9 @@ def test_prototypes_begin_at_the_identity_and_learn(science, monkeypatch):
 def test_what_is_compared_trains_no_more_than_lora(science):
     plans, variants, tasks = science["plans"], science["variants"], science["tasks"]
     clips, _ = tasks.draw("red", 32, 0)
-    counts = [
-        trained(variants.build(str(BACKBONE), {"seed": 0, **run}, clips)) for run in [plans.lora(0.01), *plans.CHOSEN]
-    ]
-    assert counts == [LORA, 12_042, 3_072]
+    compared = [plans.lora(0.01), plans.OTHERS[0], *plans.CHOSEN, plans.OTHERS[-1]]
+    counts = [trained(variants.build(str(BACKBONE), {"seed": 0, **run}, clips)) for run in compared]
+    assert counts == [LORA, LORA, 12_042, 3_072, 0]
 
 
 def test_a_run_leaves_a_line_and_is_not_made_again(science, monkeypatch, tmp_path, capsys):
@@ -116,6 +115,30 @@ def test_a_run_leaves_a_line_and_is_not_made_again(science, monkeypatch, tmp_pat
 def test_the_page_has_the_tables_of_the_results(science):
     page = (DOCS / "science.md").read_text(encoding="utf-8")
     table = science["table"]
-    rows = [*(row for plan in table.VALIDATION for row in table.validation(plan)), *table.final(), *table.diagnostics()]
+    together = science["together"]
+    over_all = together.table(together.real() | together.synthetic())
+    assert len(over_all) >= 6
+    rows = [
+        *over_all,
+        *(row for plan in table.VALIDATION for row in table.validation(plan)),
+        *table.final(),
+        *table.diagnostics(),
+    ]
     assert len(rows) > 40
     assert [row for row in rows if row not in page] == []
+
+
+def test_the_page_of_comparisons_has_what_its_file_has():
+    page = (DOCS / "compare.md").read_text(encoding="utf-8")
+    file = DOCS / "results" / "compare-yoga6-folds.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    contenders = [line for line in lines if line["kind"] == "contender"]
+    assert len(contenders) == 5
+    for line in contenders:
+        (rate,) = line["rates"].values()
+        top1 = f"{line['top1']:.1f} [{line['low']:.1f}, {line['high']:.1f}]"
+        cost = f"{line['multiply_adds'] / 1e9:.3f} G | {line['ratios']['step']:.2f}x"
+        assert f"| {line['name']} | {rate:g} | {line['beside_head']:,} | {cost} | {top1} | " in page
+        if line["difference"] is not None:
+            difference = f"{line['difference']:+.1f} [{line['difference_low']:+.1f}, {line['difference_high']:+.1f}]"
+            assert f" | {top1} | {difference} {line['verdict']} |" in page
