@@ -63,6 +63,7 @@ def compare(settings: CompareSettings, shared: TrainSettings) -> Comparison:
         return _few_shots(settings, shared)
     plan = make_plan(settings, shared)
     if settings.dry_run:
+        plan.try_out()
         return Comparison(plan.out, (), (), (), "\n".join(estimate(plan)))
     with alone(plan.out), Runner(settings.jobs) as runner:
         trained = _train(plan, runner)
@@ -73,6 +74,8 @@ def compare(settings: CompareSettings, shared: TrainSettings) -> Comparison:
 def _few_shots(settings: CompareSettings, shared: TrainSettings) -> Comparison:
     plans, out = make_shots(settings, shared), Path(settings.out)
     if settings.dry_run:
+        for plan in plans:
+            plan.try_out()
         times: dict[str, tuple[float, float]] = {}
         lines = [line for plan in plans for line in [f"{plan.shots} of each class", *estimate(plan, times)]]
         return Comparison(out, (), (), (), "\n".join(lines))

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from apt_peft import flags
@@ -108,6 +109,19 @@ class Runs:
             now["contenders"] = before["contenders"] | now["contenders"]
         self._write_lists()
         write_json(path, now | self._kept(before or {}))
+
+    def try_out(self) -> None:
+        """See that the clips can be divided and drawn, in a folder that is deleted at once.
+
+        Raises:
+            DataError: they cannot.
+        """
+        with TemporaryDirectory() as folder:
+            elsewhere = str(Path(folder) / "out")
+            try:
+                replace(self, settings=replace(self.settings, out=elsewhere)).begin()
+            except DataError as error:
+                raise DataError(str(error).replace(elsewhere, str(self.out))) from None
 
     def settings_of(self, contender: Contender, out: Path, given: dict[str, Any]) -> dict[str, Any]:
         """Settings of a run, as plain values: on lists, without the test split, with frames that all runs share.

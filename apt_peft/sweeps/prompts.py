@@ -103,6 +103,7 @@ def sweep_prompts(settings: PromptSweepSettings, shared: TrainSettings) -> Promp
     check_means(settings.command)
     plan = make_plan(settings, shared)
     if settings.dry_run:
+        plan.try_out()
         what = f"{settings.budget_trials} trials and {settings.seeds} seeds of each number of prompts"
         text = "\n".join(estimate(plan, [(contender, plan.runs()) for contender in plan.contenders], what))
         return PromptSweep(plan.out, (), {}, {}, (), text)

@@ -83,6 +83,7 @@ def robustness(settings: RobustnessSettings, shared: TrainSettings) -> Robustnes
     check_means(settings.command)
     plan = make_plan(settings, shared)
     if settings.dry_run:
+        plan.try_out()
         return Robustness(plan.out, (), (), {}, {}, (), "\n".join(_estimate(plan)))
     with alone(plan.out), Runner(settings.jobs) as runner:
         plan.begin()

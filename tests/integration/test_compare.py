@@ -404,6 +404,9 @@ def test_shots_that_cannot_be_drawn_are_told_before_anything_is_trained(backbone
         "has 3. Take fewer shots, or hold fewer clips out."
     )
     with raises_exactly(DataError, message):
+        compare(replace(settings[0], dry_run=True), settings[1])
+    assert list(tmp_path.iterdir()) == []
+    with raises_exactly(DataError, message):
         compare(*settings)
     assert not list(tmp_path.glob("**/trials"))
 
@@ -428,6 +431,10 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(backbone, data, tmp_path, c
         "  apt:2: attention prompts, as published, num prompt tokens 2; 204 parameters beside the head; "
         "lr first 0.0032, 0.032, 0.32, 3.2; a step "
     )
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--folds", "13"]) == 2
+    message = "clips (12) must be of 13 groups or more to be divided, but they are of 12."
+    assert f"error: {message} Group them in another way by --group-by." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
