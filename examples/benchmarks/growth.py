@@ -41,7 +41,7 @@ CLASSES, GROUP = 5, 4
 WORK = 500  # clips that a worker reads, whatever the list
 STEPS = {
     "start-up": "start-up: list to data set, with its fingerprint",
-    "audit": "audit: check --no-decode, equal and similar videos",
+    "audit": "audit: check --no-decode, equal videos",
     "split": "split: apt-peft lists by group",
     "worker": "memory of a worker that knows the list",
 }
