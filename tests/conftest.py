@@ -16,7 +16,7 @@ torch.set_num_threads(1)  # the models are tiny, and the tests run in several pr
 
 @pytest.fixture(scope="session")
 def layout_tree(tmp_path_factory):
-    """Miniature public data sets by the names of their layouts, of tiny drawn clips; each is made once, so copy it to change it."""
+    """Miniature public data sets by the names of their layouts, of tiny drawn clips; each made once: copy it to change it."""
     from layouts import BUILDERS  # needs PyAV, which the core's tests do without
 
     made: dict[str, Path] = {}
