@@ -238,10 +238,10 @@ def test_a_hub_that_falls_silent_where_huggingface_hub_waits_for_ever(server, fo
 
 
 def test_a_card_that_the_hub_does_not_take(server, folder):
-    (folder / "README.md").write_bytes(b"---\nbase_model: /home/me/base\n---\n")
+    (folder / "README.md").write_bytes(b"---\nbase_model: /srv/models/base\n---\n")
     with push_refused(
         folder,
-        f'the Hub ({server.address}) answers 400 ("base_model" with value "/home/me/base" is not valid. Use a model id).',
+        f'the Hub ({server.address}) answers 400 ("base_model" with value "/srv/models/base" is not valid. Use a model id).',
     ):
         hub.push(folder, "me/new")
     assert set(server.files("me/new")) == {".gitattributes"}
