@@ -87,7 +87,7 @@ def final() -> list[str]:
             several.setdefault(described(run), []).append(line)
         if not several:
             continue
-        rights = {key: torch.stack([_right(line) for line in made]) for key, made in several.items()}
+        rights = {key: torch.stack([right_of(line) for line in made]) for key, made in several.items()}
         # against the better of LoRA's rates
         lora = max((right for key, right in rights.items() if key.startswith("lora")), key=lambda r: float(r.mean()))
         for key, made in several.items():
@@ -130,7 +130,8 @@ def diagnostics() -> list[str]:
     return rows
 
 
-def _right(line: dict[str, Any]) -> torch.Tensor:
+def right_of(line: dict[str, Any]) -> torch.Tensor:
+    """(clips,) of 0 and 1: which clips a run has right."""
     return torch.tensor([float(digit) for digit in line["right"]], dtype=torch.float64)
 
 

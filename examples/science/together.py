@@ -13,8 +13,9 @@ import json
 from pathlib import Path
 
 import torch
-from plans import PLANS
-from run import DEFAULTS, RESULTS, identity
+from run import RESULTS
+from table import FINAL, right_of
+from table import found as made
 from torch import Tensor
 
 from apt_peft.scores.compare import read_together
@@ -22,7 +23,6 @@ from apt_peft.scores.seeds import correct, draw_means, percentiles
 
 RIGHTS = RESULTS.with_name("compare-rights.jsonl")
 PRESET, OTHERS = "apt+best", ("lora", "vpt-deep", "linear")
-TASKS = {"red": "moving-shapes-48", "faster": "demo"}
 LEVEL = 0.95
 
 
@@ -45,35 +45,26 @@ def keep(name: str, folder: Path) -> None:
 
 def real() -> dict[str, dict[str, Tensor]]:
     """Set -> method -> (seeds, clips) of 0 and 1."""
-    found: dict[str, dict[str, list[str]]] = {}
+    found: dict[str, dict[str, list[Tensor]]] = {}
     for text in RIGHTS.read_text().splitlines() if RIGHTS.exists() else []:
         row = json.loads(text)
-        found.setdefault(row["set"], {}).setdefault(row["method"], []).append(row["right"])
-    return {name: {method: digits(rows) for method, rows in methods.items()} for name, methods in found.items()}
+        found.setdefault(row["set"], {}).setdefault(row["method"], []).append(right_of(row))
+    return {name: {method: torch.stack(rows) for method, rows in of.items()} for name, of in found.items()}
 
 
 def synthetic() -> dict[str, dict[str, Tensor]]:
     """The same of the synthetic tasks; of LoRA, where two rates were run, the better."""
-    lines = {identity(line): line for line in map(json.loads, RESULTS.read_text().splitlines())}
-    found: dict[str, dict[str, Tensor]] = {}
-    for task, backbone in TASKS.items():
-        several: dict[str, dict[float, list[str]]] = {}
-        for run in [run for name in PLANS if name.startswith("final") for run in PLANS[name]]:
-            line = lines.get(identity({"backbone": backbone, **DEFAULTS, **run}))
-            if run.get("task", DEFAULTS["task"]) != task or line is None:
-                continue
+    several: dict[str, dict[str, dict[float, list[Tensor]]]] = {}
+    for plans, backbone in FINAL.items():
+        for run, line in (pair for plan in plans if plan.startswith("final") for pair in made(plan, backbone)):
             method = run["method"] if run["method"] != "apt" else PRESET if run.get("prompts") else "norms"
-            several.setdefault(method, {}).setdefault(run["lr"], []).append(line["right"])
-        found[task] = {
-            method: max(map(digits, rates.values()), key=lambda right: float(right.mean()))
-            for method, rates in several.items()
-        }
-    return found
+            rates = several.setdefault(line["task"], {}).setdefault(method, {})
+            rates.setdefault(run["lr"], []).append(right_of(line))
+    return {task: {method: _better(rates) for method, rates in of.items()} for task, of in several.items()}
 
 
-def digits(rows: list[str]) -> Tensor:
-    """(seeds, clips) from lines of digits."""
-    return torch.tensor([[float(digit) for digit in row] for row in rows], dtype=torch.float64)
+def _better(rates: dict[float, list[Tensor]]) -> Tensor:
+    return max(map(torch.stack, rates.values()), key=lambda right: float(right.mean()))
 
 
 def table(sets: dict[str, dict[str, Tensor]]) -> list[str]:
