@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from apt_peft.comparison.contenders import matched_count
 from apt_peft.comparison.plan import Plan
+from apt_peft.comparison.runs import parts_of
 from apt_peft.comparison.table import Row
 from apt_peft.comparison.tuning import Choice, edge_warnings
 
@@ -70,9 +71,8 @@ def _head_untuned(choice: Choice) -> bool:
 
 def _few_to_choose_on(plan: Plan) -> list[str]:
     """Whether a single clip may have decided on rates."""
-    train, val = len(plan.clips.train), len(plan.clips.val)
     folds = plan.settings.folds
-    count = train if folds else val or train - plan.counts()[0]
+    count = len(plan.clips.train) if folds else parts_of(plan)[1]
     if count >= FEW:
         return []
     remedy = "Gather more clips" if folds else "Take --folds, which validates on every training clip"

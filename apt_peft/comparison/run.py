@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from apt_peft.comparison.plan import Plan, make_plan
 from apt_peft.comparison.settings import CompareSettings
 from apt_peft.comparison.shots import ShotsPlan, begin_shots, make_shots
 from apt_peft.comparison.shots_table import shots_notes, shots_table
-from apt_peft.comparison.trials import Runner
+from apt_peft.comparison.trials import Job, Runner
 from apt_peft.comparison.tuning import Choice, tune
 from apt_peft.training.settings import TrainSettings
 
@@ -116,36 +117,36 @@ def _train(plan: Plan, runner: Runner) -> _Trained:
     plan.begin()
     _forget(plan)
     choices = tune(plan, runner)
-    runs = [
-        (contender, seed, plan.run(contender, choices[contender.name].chosen, seed))
+    runs = {
+        (contender.name, seed): plan.run(contender, choices[contender.name].chosen, seed)
         for contender in plan.contenders
         for seed in plan.seeds
-    ]
-    named = {job.name: (contender, seed) for contender, seed, job in runs}
-    diverged: dict[str, list[int]] = {}
-    for job, outcome in runner.do_all([job for *_, job in runs]):
-        contender, seed = named[job.name]
-        if outcome["diverged"]:
-            diverged.setdefault(contender.name, []).append(seed)
-        logger.info("%s: %s", job.name, "diverged" if outcome["diverged"] else "trained")
-    return _Trained(choices, {name: sorted(seeds) for name, seeds in diverged.items()})
+    }
+    trained = _Trained(choices, {})
+    _carry_out(runner, runs, trained, "trained")
+    return trained
 
 
 def _score(plan: Plan, runner: Runner, trained: _Trained) -> None:
     """Touch the test split: all is trained, so what it tells can change nothing any more."""
-    tests = [
-        (contender.name, seed, plan.test(contender, seed))
+    tests = {
+        (contender.name, seed): plan.test(contender, seed)
         for contender in plan.contenders
         for seed in plan.seeds
         if seed not in trained.diverged.get(contender.name, ())
-    ]
-    named = {job.name: (name, seed) for name, seed, job in tests}
-    for job, outcome in runner.do_all([job for *_, job in tests]):
+    }
+    _carry_out(runner, tests, trained, "scored")
+    plan.seal()
+
+
+def _carry_out(runner: Runner, jobs: Mapping[tuple[str, int], Job], trained: _Trained, done: str) -> None:
+    """Do the jobs of contenders and seeds, and write down in `trained` which diverged."""
+    named = {job.name: key for key, job in jobs.items()}
+    for job, outcome in runner.do_all(list(jobs.values())):
         if outcome["diverged"]:
             name, seed = named[job.name]
             trained.diverged[name] = sorted([*trained.diverged.get(name, ()), seed])
-        logger.info("%s: %s", job.name, "diverged" if outcome["diverged"] else "scored")
-    plan.seal()
+        logger.info("%s: %s", job.name, "diverged" if outcome["diverged"] else done)
 
 
 def _tell(plan: Plan, trained: _Trained) -> Comparison:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_peft import errors
-from apt_peft.comparison.ledger import DIVERGED as NOT_FINITE
+from apt_peft.comparison import ledger as ledgers
 from apt_peft.comparison.ledger import Ledger, digest, locked
 from apt_peft.errors import AptError, ConfigError
 from apt_peft.training import checkpoints
@@ -79,7 +79,7 @@ def _train(job: Job) -> dict[str, Any]:
             # Of a finished run this only compares the settings with those that it was made with.
             train(TrainSettings(**job.settings, resume=checkpoints.is_finished(out) or _begun(out)))
         except AptError as error:
-            if not any(words in str(error) for words in DIVERGED):
+            if not _tells_of_divergence(error):
                 raise
             write_json(failed, {"error": str(error)})
             shutil.rmtree(out, ignore_errors=True)
@@ -89,6 +89,10 @@ def _train(job: Job) -> dict[str, Any]:
         if job.kind in (TRIAL, CELL):
             (out / WEIGHTS).unlink(missing_ok=True)
         return {"diverged": None} | (_validation(out, job.kind) if job.kind != RUN else {})
+
+
+def _tells_of_divergence(error: AptError) -> bool:
+    return any(words in str(error) for words in DIVERGED)
 
 
 def _begun(out: Path) -> bool:
@@ -124,13 +128,13 @@ def _test(job: Job) -> dict[str, Any]:
                 with threads(settings.threads):
                     evaluate_adapter(settings)
             except AptError as error:
-                if not any(words in str(error) for words in DIVERGED):
+                if not _tells_of_divergence(error):
                     raise
                 ledger.diverged(method, seed, adapter=adapter)
             else:
                 ledger.scored(method, seed, adapter=adapter, scores=scores)
         state = ledger.state(method, seed)
-    not_finite = state is not None and state["event"] == NOT_FINITE
+    not_finite = state is not None and state["event"] == ledgers.DIVERGED
     return {"diverged": "its scores of the test clips are not finite: training has diverged" if not_finite else None}
 
 
